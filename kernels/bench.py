@@ -1,0 +1,355 @@
+"""Measure every kernel against what a user would pick instead, next to what the machine itself can do.
+
+    python -m kernels.bench                              # every kernel; on a machine without CUDA: the CPU paths
+    python -m kernels.bench patch_mix --json bench.json
+    python -m kernels.bench patch_mix --unchecked        # skip the ladder; the JSON says so
+
+How it measures. All candidates of a case see the same inputs and must agree on the result before any of them is timed. They are
+timed interleaved (ours, peer, peer, ours, ...), so that a busy or throttling machine hurts all alike; a table entry is the median over
+the rounds, a ratio is the median of the ratios within the rounds. On CUDA the L2 cache is overwritten before each sample. The
+roofline (copy bandwidth, bf16 matmul rate, exponentials per second) is measured in the same run, on the same device: no data-sheet numbers.
+A case says what must be moved and computed at least; the best possible time is the slowest of the three. Aims are written down before the
+measurement; losses are printed and stored like wins.
+
+Benchmarks of wrong kernels are worthless: unless --unchecked is given, the run starts with `kernels.ladder` (whose last result is reused
+when no source file changed) and stops when a rung is red.
+
+How to add a kernel: write `<file>_cases(device) -> list[Case]` in the section below (one per kernel file, import the kernel inside it)
+and name it in CASES. `build` makes the inputs (lazily: cases run one after another and free their memory) and returns the candidates.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+
+from kernels import backend
+from kernels.backend import jit, tl
+
+Candidate = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """What was hoped for before measuring."""
+
+    against: str
+    """A peer's name: at least `value` times as fast as it. "best peer": as the fastest of them. "roofline": at least this fraction of
+    the best possible speed. "milliseconds": at most this long."""
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem size with its rivals."""
+
+    name: str
+    """`<kernel file>/<size and dtype>`."""
+    build: Callable[[], tuple[Candidate, dict[str, Candidate]]]
+    """Makes inputs; returns our call and the peers' calls by name. Each call returns its result (a tensor or a tuple of tensors)."""
+    bytes: float = 0.0
+    """Memory that any implementation must move: every input read once, every output written once."""
+    flops: float = 0.0
+    """Tensor-core operations that any implementation must do (a multiply-add counts two)."""
+    exps: float = 0.0
+    """Exponentials that any implementation must take."""
+    aims: tuple[Aim, ...] = ()
+    agree: float = 0.0
+    """Largest root-mean-square difference between candidates, relative to the RMS of ours; 0 asks for equal bits."""
+    approximate: tuple[str, ...] = ()
+    """Peers that solve another problem on purpose (approximations): timed, difference reported, not required to agree."""
+
+
+# ------------------------------------------------------------------------------------------------ cases, one section per kernel file
+def atrous_conv_cases(device: str) -> list[Case]:
+    """Owned by kernels/atrous_conv.py."""
+    return []
+
+
+def axial_attention_cases(device: str) -> list[Case]:
+    """Owned by kernels/axial_attention.py."""
+    return []
+
+
+def dense_crf_cases(device: str) -> list[Case]:
+    """Owned by kernels/dense_crf.py."""
+    return []
+
+
+def patch_mix_cases(device: str) -> list[Case]:
+    """Owned by kernels/patch_mix.py."""
+    return []
+
+
+CASES: dict[str, Callable[[str], list[Case]]] = {
+    "atrous_conv": atrous_conv_cases,
+    "axial_attention": axial_attention_cases,
+    "dense_crf": dense_crf_cases,
+    "patch_mix": patch_mix_cases,
+}
+
+
+# ------------------------------------------------------------------------------------------------ timing
+class Clock:
+    """Milliseconds of one call: CUDA events behind a cache flush, or the wall clock."""
+
+    def __init__(self, device: str):
+        self.cuda = device == "cuda"
+        if self.cuda:
+            self.flush = torch.empty(256 << 20, dtype=torch.uint8, device=device)  # larger than any L2
+
+    def sample(self, call: Candidate, repeats: int = 1) -> float:
+        if not self.cuda:
+            started = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            return (time.perf_counter() - started) * 1e3 / repeats
+        total = 0.0
+        for _ in range(repeats):
+            self.flush.zero_()
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            total += begin.elapsed_time(end)
+        return total / repeats
+
+
+def interleaved(clock: Clock, calls: dict[str, Candidate], rounds: int, sample_ms: float = 5.0) -> dict[str, list[float]]:
+    """Milliseconds per call, one list entry per round; every round times every candidate once, in turning order.
+
+    Calls shorter than `sample_ms` are repeated inside a sample, so that the clock's own cost does not count.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        call()  # warm: compilation, allocator, page faults
+        repeats[name] = max(1, min(100, int(sample_ms / max(clock.sample(call), 1e-3))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for turn in range(rounds):
+        for name in order[turn % len(order):] + order[:turn % len(order)]:
+            times[name].append(clock.sample(calls[name], repeats[name]))
+    return times
+
+
+# ------------------------------------------------------------------------------------------------ what the machine can do
+@jit
+def exp_rate_kernel(
+    p_out,  # pointer to float32 [programs * BLOCK], the results, so that nothing is optimised away
+    steps,  # int, exponentials per element
+    BLOCK: tl.constexpr,
+):
+    """One program: BLOCK numbers, each replaced `steps` times by exp2(-x). Grid: (programs,)."""
+    o_out = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b_x = o_out.to(tl.float32) * 1e-9
+    for _ in range(steps):
+        b_x = tl.exp2(-b_x)
+    tl.store(p_out + o_out, b_x)
+
+
+def roofline(device: str, clock: Clock) -> dict[str, float]:
+    """Measured bytes/s of a copy (read + written), FLOP/s of a large matrix product, exponentials/s; medians of 7."""
+    def best(call: Candidate) -> float:
+        call()
+        return statistics.median(clock.sample(call) for _ in range(7)) * 1e-3
+
+    cuda = device == "cuda"
+    source = torch.ones(1 << 28 if cuda else 1 << 24, device=device)  # 1 GiB or 64 MiB: far beyond the caches
+    target = torch.empty_like(source)
+    copy = 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source))
+    n, dtype = (8192, torch.bfloat16) if cuda else (1024, torch.float32)
+    a = torch.randn(n, n, device=device).to(dtype)  # [n, n]
+    matmul = 2 * n ** 3 / best(lambda: a @ a)
+    if cuda and backend.HAS_TRITON:
+        programs, block, steps = 132 * 64, 1024, 512
+        out = torch.empty(programs * block, device=device)
+        exp = programs * block * steps / best(lambda: exp_rate_kernel[(programs,)](out, steps, BLOCK=block, **backend.launch_options(num_warps=4)))
+    else:
+        small = torch.linspace(-1, 0, 1 << 17, device=device)  # half a megabyte stays in the cache: the rate of the arithmetic
+        result = torch.empty_like(small)
+        exp = small.numel() / best(lambda: torch.exp(small, out=result))
+    return {"copy_bytes_per_s": copy, "matmul_flops_per_s": matmul, "exp_per_s": exp, "matmul_dtype": str(dtype).removeprefix("torch.")}
+
+
+def best_possible_ms(case: Case, roof: dict) -> float:
+    """The roofline time: whatever takes longest of moving, multiplying and exponentiating what must be."""
+    return 1e3 * max(case.bytes / roof["copy_bytes_per_s"], case.flops / roof["matmul_flops_per_s"], case.exps / roof["exp_per_s"])
+
+
+# ------------------------------------------------------------------------------------------------ one case
+def difference(ours: Any, theirs: Any) -> float:
+    """RMS difference relative to the RMS of ours, the worst over the tensors of a result; 0 exactly when all bits are equal."""
+    ours, theirs = (r if isinstance(r, (tuple, list)) else (r,) for r in (ours, theirs))
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if torch.equal(a, b):
+            continue
+        a, b = a.double(), b.double()
+        worst = max(worst, float((a - b).pow(2).mean().sqrt() / a.pow(2).mean().sqrt().clamp_min(1e-30)))
+    return worst
+
+
+def run_case(case: Case, clock: Clock, roof: dict, rounds: int) -> dict:
+    """One JSON row: times, ratios, fraction of the roofline, aims held or missed. A candidate that fails is reported, not hidden."""
+    row: dict[str, Any] = {"case": case.name, "peers": {}, "aims": []}
+    ours, peers = case.build()
+    expected = ours()
+    calls = {"ours": ours}
+    for name, call in peers.items():
+        entry: dict[str, Any] = {}
+        row["peers"][name] = entry
+        try:
+            entry["difference"] = difference(expected, call())
+        except Exception as error:  # a peer may lack a dtype, a size or the memory: that is a finding, the other rows still count
+            entry["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            continue
+        if entry["difference"] > case.agree and name not in case.approximate:
+            entry["error"] = f"disagrees with ours by {entry['difference']:.1e} (allowed {case.agree:.1e}), so it was not timed"
+            continue
+        calls[name] = call
+    del expected
+    if clock.cuda:
+        for name, call in calls.items():
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            extra = (torch.cuda.max_memory_allocated() - before) / 2 ** 20
+            (row if name == "ours" else row["peers"][name])["extra_mib"] = round(extra, 1)
+    times = interleaved(clock, calls, rounds)
+    row["ours_ms"] = statistics.median(times["ours"])
+    row["ours_quartiles_ms"] = statistics.quantiles(times["ours"], n=4)[::2] if rounds > 1 else []
+    for name in calls:
+        if name != "ours":
+            row["peers"][name]["ms"] = statistics.median(times[name])
+            row["peers"][name]["ratio"] = statistics.median(t / o for t, o in zip(times[name], times["ours"]))
+    row["roofline_ms"] = best_possible_ms(case, roof)
+    row["roofline_fraction"] = row["roofline_ms"] / row["ours_ms"]
+    row["aims"] = [judge(aim, row) for aim in case.aims]
+    return row
+
+
+def judge(aim: Aim, row: dict) -> dict:
+    """The aim, the number that was measured for it (None: the peer did not run) and whether it held."""
+    ratios = {name: entry["ratio"] for name, entry in row["peers"].items() if "ratio" in entry}
+    if aim.against == "milliseconds":
+        return {"against": aim.against, "value": aim.value, "measured": row["ours_ms"], "held": row["ours_ms"] <= aim.value}
+    if aim.against == "roofline":
+        measured = row["roofline_fraction"]
+    elif aim.against == "best peer":
+        measured = min(ratios.values(), default=None)
+    else:
+        measured = ratios.get(aim.against)
+    return {"against": aim.against, "value": aim.value, "measured": measured, "held": measured is not None and measured >= aim.value}
+
+
+# ------------------------------------------------------------------------------------------------ report
+def describe_aim(aim: dict) -> str:
+    measured = "not measured" if aim["measured"] is None else f"{aim['measured']:.3g}"
+    wanted = {"milliseconds": f"<= {aim['value']:g} ms", "roofline": f">= {aim['value']:.0%} of the roofline"}
+    text = wanted.get(aim["against"], f">= {aim['value']:g}x {aim['against']}")
+    return f"aim {text}: {measured}, {'held' if aim['held'] else 'MISSED'}"
+
+
+def format_row(row: dict) -> str:
+    if "error" in row:
+        return f"{row['case']}\n    did not run: {row['error']}"
+    lines = [f"{row['case']}", f"    ours {row['ours_ms']:.3f} ms   best possible {row['roofline_ms']:.3f} ms ({row['roofline_fraction']:.0%} reached)"]
+    for name, peer in row["peers"].items():
+        if "error" in peer:
+            lines.append(f"    {name}: {peer['error']}")
+        else:
+            verdict = "ours faster" if peer["ratio"] >= 1 else "OURS LOSES"
+            note = f", differs by {peer['difference']:.1e}" if peer["difference"] else ", same bits"
+            lines.append(f"    {name} {peer['ms']:.3f} ms   {peer['ratio']:.2f}x   {verdict}{note}")
+    return "\n".join(lines + [f"    {describe_aim(aim)}" for aim in row["aims"]])
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """GPU or CPU, versions and date: without them a number means nothing."""
+    machine = {"device": device, "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+               "torch": torch.__version__, "triton": backend.triton.__version__ if backend.HAS_TRITON else None,
+               "python": platform.python_version(), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        machine.update(name=properties.name, multiprocessors=properties.multi_processor_count, memory_gib=round(properties.total_memory / 2 ** 30, 1),
+                       cuda=torch.version.cuda or torch.version.hip, cudnn=torch.backends.cudnn.version())
+    elif os.path.exists("/proc/cpuinfo"):
+        models = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        machine["name"] = models[0] if models else machine["name"]
+    return machine
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description="Measure the kernels against their peers and the roofline.")
+    parser.add_argument("kernels", nargs="*", help=f"kernel files (default: {' '.join(CASES)})")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--match", default="", help="only cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--unchecked", action="store_true", help="measure although the ladder was not run; the record says so")
+    given = parser.parse_args(arguments)
+    unknown = [k for k in given.kernels if k not in CASES]
+    if unknown:
+        parser.error(f"no kernel file named {unknown[0]!r}; known: {', '.join(CASES)}")
+    if backend.INTERPRETING:
+        parser.error("TRITON_INTERPRET is set, so kernels would be interpreted, not measured; run env -u TRITON_INTERPRET python -m kernels.bench")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("device cuda was asked for, but torch sees no CUDA device; leave --device out to measure the CPU paths")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    kernels = given.kernels or list(CASES)
+    ladder_says = "unchecked"
+    if not given.unchecked:
+        from kernels import ladder
+
+        red = ladder.red_rungs(kernels)
+        if red:
+            print("refused: these rungs are red, so speed means nothing yet (see python -m kernels.ladder; --unchecked measures anyway)", file=sys.stderr)
+            print("\n".join(f"    {line}" for line in red), file=sys.stderr)
+            return 1
+        ladder_says = "no red rung"
+
+    machine = describe_machine(given.device)
+    clock = Clock(given.device)
+    roof = roofline(given.device, clock)
+    print(f"{machine['name']}, torch {machine['torch']}, triton {machine['triton']}, {machine['threads']} CPU threads; ladder: {ladder_says}")
+    print(f"roofline measured here: copy {roof['copy_bytes_per_s'] / 1e9:.4g} GB/s, {roof['matmul_dtype']} matmul {roof['matmul_flops_per_s'] / 1e12:.3g} TFLOP/s, "
+          f"{roof['exp_per_s'] / 1e9:.3g} G exp/s\n")
+    rows = []
+    for kernel in kernels:
+        for case in CASES[kernel](given.device):
+            if given.match not in case.name:
+                continue
+            try:
+                row = run_case(case, clock, roof, given.rounds)
+            except torch.OutOfMemoryError as error:
+                row = {"case": case.name, "error": f"out of memory: {str(error)[:200]}"}
+            rows.append(row)
+            print(format_row(row), flush=True)
+            if given.device == "cuda":
+                torch.cuda.empty_cache()
+    aims = [a for r in rows for a in r.get("aims", [])]
+    losses = [f"{r['case']} to {n}" for r in rows for n, p in r.get("peers", {}).items() if p.get("ratio", 1) < 1]
+    print(f"\n{len(rows)} cases, {sum(a['held'] for a in aims)} of {len(aims)} aims held, {len(losses)} losses{': ' + '; '.join(losses) if losses else ''}")
+    if given.json:
+        record = {"machine": machine, "ladder": ladder_says, "roofline": roof, "rounds": given.rounds, "losses": losses, "rows": rows}
+        given.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
