@@ -1,0 +1,127 @@
+"""Files that are either the old version or the new one, never half of each.
+
+Everything a run keeps is written to a temporary name beside its target, flushed to the disk, and renamed over it: a rename is atomic,
+so a kill at any moment leaves the previous file whole. Tensors are read with `weights_only=True`; nothing here can run a pickle.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+class FileProblem(OSError):
+    """A file cannot be written or read; the message is one sentence for the user."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, atomically. Raises FileProblem (full disk, no permission) and leaves the old file as it was."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as problem:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        kept = "its previous version is untouched" if path.exists() else "nothing was written"
+        raise FileProblem(f"cannot write {path} ({len(content):,} bytes): {problem.strerror or problem}; {kept}. "
+                          "Free some space or choose another out=, then run the same command to continue") from problem
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable: on POSIX the folder itself must be flushed."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders; its renames are journaled
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def save_tensors(path: Path, value) -> None:
+    """torch.save of nested dicts and lists of tensors, numbers and strings, atomically."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_tensors(path: Path, device="cpu"):
+    """What `save_tensors` wrote. Raises FileProblem when the file is damaged: every member's checksum is verified first."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"checksum of {damaged} does not match")
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as problem:  # zip, pickle and torch each have their own error types for a damaged file
+        raise FileProblem(f"{path} cannot be read ({type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else 'damaged'})") from problem
+
+
+@contextlib.contextmanager
+def new_folder(path: Path):
+    """A temporary folder that takes the name `path` when the block ends well, and is removed when it does not."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class FolderLock:
+    """One process per run folder. The operating system releases the lock when the process ends, however it ends."""
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / ".lock"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "a+")
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                self.file.seek(0)
+                msvcrt.locking(self.file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            owner = self.file.read().strip() or "another process"
+            self.file.close()
+            raise FileProblem(f"{folder} is in use by {owner}: two runs cannot share a folder. Wait for it, or give this run its own out=") from None
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(f"process {os.getpid()}")
+        self.file.flush()
+
+    def release(self) -> None:
+        self.file.close()
