@@ -20,8 +20,11 @@ class FileProblem(OSError):
     """A file cannot be written or read; the message is one sentence for the user."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, atomically. Raises FileProblem (full disk, no permission) and leaves the old file as it was."""
+def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Replace `path` by `content`, atomically; the old file is kept as `previous` when that is given.
+
+    Raises FileProblem (full disk, no permission) and leaves the old file as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -30,6 +33,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as problem:
@@ -58,11 +63,11 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def save_tensors(path: Path, value) -> None:
-    """torch.save of nested dicts and lists of tensors, numbers and strings, atomically."""
+def save_tensors(path: Path, value, previous: Path | None = None) -> None:
+    """torch.save of nested dicts and lists of tensors, numbers and strings, atomically; see `write_bytes`."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), previous)
 
 
 def load_tensors(path: Path, device="cpu"):

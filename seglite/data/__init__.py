@@ -2,7 +2,7 @@
 
 A data set is any object with these members (see scenes.py and voc.py):
 
-    name, classes, palette, mean, std     "voc", ("background", ...), uint8 [K, 3], three floats each (of x / 255)
+    classes, palette, mean, std           ("background", ...), uint8 [K, 3], three floats each (of x / 255)
     provides                              what it can give: ("image", "mask", "tags", ...)
     len(data), data.name(i)
     data.read(i, wants) -> dict           image uint8 [H, W, 3] · mask uint8 [H, W] (255 = ignore) · tags float32 [K-1] · text str
@@ -60,8 +60,7 @@ class Restricted:
     def __init__(self, data, wants: tuple[str, ...]):
         missing = [w for w in wants if w not in data.provides]
         if missing:
-            raise ValueError(f"data set {data.name_of_set if hasattr(data, 'name_of_set') else type(data).__name__} has no {', '.join(missing)}; "
-                             f"it provides {', '.join(data.provides)}")
+            raise ValueError(f"data set {type(data).__name__} has no {', '.join(missing)}; it provides {', '.join(data.provides)}")
         self.data, self.provides = data, tuple(wants)
         self.classes, self.palette, self.mean, self.std, self.name = data.classes, data.palette, data.mean, data.std, data.name
 

@@ -1,0 +1,137 @@
+"""Rerun a paper's claim in miniature: baseline, each component, the full method, on several seeds, with equal budget.
+
+    python -m seglite.claims method=marsstyle seeds=0,1,2
+
+A paper's `claim(run)` trains every row of its tables for one seed and returns {table: {row: {metric: value}}}; the first row of a table is
+the baseline that the others are compared with, seed by seed. `CLAIM["statements"]` says what the paper claims, as a sentence and
+a test on one seed's tables; a claim that does not hold on every seed is printed as not holding.
+
+Written to runs/claims/<method>/: seed<k>/ (a run folder; killed claims resume), claim.json, claim.png.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from seglite import config as settings
+from seglite import files, pictures
+from seglite.run import Run, duration
+from seglite.train import METHODS, guarded
+
+
+def one_seed(paper, arguments: list[str], seed: int, folder: Path, methods: dict) -> dict:
+    """{"tables": {table: {row: {metric: value}}}, "minutes": ...} of one seed; kept in the seed's run folder."""
+    out = folder / f"seed{seed}"
+    config, _ = settings.parse([*arguments, f"seed={seed}", f"out={out}"], methods)
+    run = Run(config, supervision=paper.supervision(config))
+    done, clock = out / "claim.json", out / "seconds.json"
+    try:
+        if done.exists():
+            run.say(f"seed {seed}: finished earlier")
+            return json.loads(done.read_text())
+        earlier = json.loads(clock.read_text()) if clock.exists() else 0.0
+        began = time.time()
+        try:
+            tables = paper.claim(run)
+        finally:
+            files.write_json(clock, earlier + time.time() - began)  # an interrupted seed goes on counting
+        result = {"seed": seed, "minutes": (earlier + time.time() - began) / 60, "tables": tables}
+        files.write_json(done, result)
+        return result
+    finally:
+        run.close()
+
+
+def summarise(paper, seeds: list[dict]) -> dict:
+    """Mean, standard deviation and paired difference to the first row, per table, row and metric; verdict per statement."""
+    tables = {}
+    for title in seeds[0]["tables"]:
+        rows = {}
+        first = next(iter(seeds[0]["tables"][title]))
+        for row, metrics in seeds[0]["tables"][title].items():
+            rows[row] = {}
+            for metric in metrics:
+                values = [s["tables"][title][row][metric] for s in seeds]
+                entry = {"values": values}
+                if all(isinstance(v, (int, float)) for v in values):
+                    entry |= {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+                    base = [s["tables"][title][first].get(metric) for s in seeds]
+                    if row != first and all(isinstance(v, (int, float)) for v in base):
+                        paired = [v - b for v, b in zip(values, base)]
+                        entry |= {"difference": statistics.fmean(paired), "difference_std": statistics.stdev(paired) if len(paired) > 1 else 0.0}
+                rows[row][metric] = entry
+        tables[title] = rows
+    statements = []
+    for sentence, holds in paper.CLAIM.get("statements", {}).items():
+        verdicts = [bool(holds(s["tables"])) for s in seeds]
+        statements.append({"claim": sentence, "holds": all(verdicts), "seeds": sum(verdicts), "of": len(verdicts)})
+    return {"tables": tables, "statements": statements}
+
+
+def cell(entry: dict, digits: int = 3) -> str:
+    """"0.741 ± 0.010 (+0.082 ± 0.006)": mean, spread, and the paired difference to the baseline."""
+    if "mean" not in entry:
+        return ", ".join(map(str, dict.fromkeys(entry["values"])))
+    text = f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}"
+    if "difference" in entry:
+        text += f" ({entry['difference']:+.{digits}f} ± {entry['difference_std']:.{digits}f})"
+    return text
+
+
+def text_table(title: str, rows: dict) -> list[str]:
+    """One table for the terminal."""
+    metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+    body = [[row, *(cell(entries[m]) if m in entries else "" for m in metrics)] for row, entries in rows.items()]
+    widths = [max(len(line[i]) for line in [["", *metrics], *body]) for i in range(len(metrics) + 1)]
+    return ["", title, *("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [["", *metrics], *body])]
+
+
+def claims(arguments: list[str], methods: dict = METHODS) -> dict:
+    """Run all seeds, print and write the tables."""
+    typed = settings.split_arguments(arguments)
+    try:
+        seeds = [int(s) for s in typed.pop("seeds", "0,1,2").split(",")]
+    except ValueError:
+        raise settings.UsageError(f"seeds wants comma-separated integers; got {settings.split_arguments(arguments)['seeds']!r}") from None
+    for key in ("seed", "out"):
+        if key in typed:
+            raise settings.UsageError(f"claims chooses {key}= for each seed itself; use seeds=0,1,2")
+    method = typed.get("method", settings.Config.method)
+    paper = settings.choose_method(method, methods)
+    rest = [f"{k}={v}" for k, v in typed.items()]
+    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method").replace("/", "_")
+    folder = Path("runs/claims") / (method + (f"-{changed}" if changed else ""))
+    results = [one_seed(paper, rest, seed, folder, methods) for seed in seeds]
+    summary = {
+        "method": method, "title": paper.CLAIM["title"], "paper": paper.CLAIM.get("paper", {}), "seeds": seeds,
+        "command": f"python -m seglite.claims {' '.join(arguments)}",
+        "minutes_per_seed": [round(r["minutes"], 2) for r in results], "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(), **summarise(paper, results),
+    }
+    files.write_json(folder / "claim.json", summary)
+    return {**summary, "folder": str(folder)}
+
+
+def main(arguments: list[str]) -> int:
+    def body():
+        summary = claims(arguments)
+        folder = Path(summary["folder"])
+        print(f"\n{summary['title']} · seeds {', '.join(map(str, summary['seeds']))} · mean ± std (paired difference to the first row)")
+        for title, rows in summary["tables"].items():
+            print("\n".join(text_table(title, rows)))
+        print()
+        for s in summary["statements"]:
+            print(f"{'holds' if s['holds'] else 'DOES NOT HOLD'} on {s['seeds']} of {s['of']} seeds: {s['claim']}")
+        print(f"\n{duration(60 * sum(summary['minutes_per_seed']))} of training · {folder / 'claim.json'} · {folder / 'claim.png'}")
+
+    return guarded(body, debug="debug=true" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
