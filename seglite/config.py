@@ -251,7 +251,7 @@ def parse(arguments: list[str], methods: dict) -> tuple[Config, list[str]]:
     for key, text in typed.items():
         value = convert(text, known[key][0], key)
         if key not in ("method", "size") and value != before[key]:
-            notes.append(f"{key}={value} (was {before[key]!r})")
+            notes.append(f"{key}={value}" + (f" (was {before[key]})" if before[key] not in ("", None) else ""))
         assign(config, key, value)
     config.size = config.size or size
     config.out = config.out or f"runs/{config.method}-{config.data}"

@@ -40,7 +40,7 @@ class Settings(Config):
 
 RECIPES = {"toy": {"train.steps": 12, "train.batch": 8, "train.lr": 0.05, "train.log_every": 1, "train.save_every": 2, "workers": 0,
                    "first.steps": 4, "first.batch": 4, "first.log_every": 1, "first.save_every": 1,
-                   "scenes.height": 24, "scenes.width": 24, "scenes.train_images": 20, "scenes.val_images": 6},
+                   "scenes.size": 24, "scenes.train_images": 20, "scenes.val_images": 6},
            "small": {"train.steps": 2, "train.batch": 2}, "paper": {}}
 DEVIATIONS = ()
 HOOKS = {"step": lambda t: None}
