@@ -19,8 +19,8 @@ Another triton can be checked without a second environment: install it beside an
 
 How to add a kernel: write a function `<file>_variants() -> list[Variant]` in the section below (one per kernel file, import the
 kernel inside it) and name it in VARIANTS. A variant is one launch as the wrapper makes it: what the JIT would find out by itself from
-the arguments (types, the constant 1, divisibility by 16) is written down here. Take tile sizes from the kernel file's own table, so that
-this file compiles what is launched. Then write the budget lines with --write-budget and commit them.
+the arguments (types, the constant 1, divisibility by 16) is written down here; `from_launch` does it from the very arguments of a
+launch (see patch_mix). Take tile sizes from the kernel file's own table, so that this file compiles what is launched. Then write the budget lines with --write-budget and commit them.
 """
 from __future__ import annotations
 
@@ -91,6 +91,25 @@ class Variant:
     """Only these targets (None: all), for a variant that the wrapper launches on some chips only."""
 
 
+def from_launch(name: str, kernel: Any, pointers: dict[str, str], given: dict[str, Any], **claims) -> Variant:
+    """A variant from the very arguments of a launch (names -> values), specialised as the JIT does it: integers equal to 1 become
+    constants, multiples of 16 are noted, values beyond 32 bits become i64, floats fp32. `pointers` gives the pointer types."""
+    types, constants, divisible = dict(pointers), {}, []
+    for argument in kernel.params:
+        if argument.name in pointers:
+            continue
+        value = given[argument.name]
+        if argument.is_constexpr or value is None or (type(value) is int and value == 1):
+            constants[argument.name] = value
+        elif isinstance(value, float):
+            types[argument.name] = "fp32"
+        else:
+            types[argument.name] = "i32" if -2 ** 31 <= value < 2 ** 31 else "i64"
+            if value % 16 == 0:
+                divisible.append(argument.name)
+    return Variant(name, kernel, types, constants, tuple(divisible), **claims)
+
+
 # ------------------------------------------------------------------------------------------------ variants, one section per kernel file
 def atrous_conv_variants() -> list[Variant]:
     """Owned by kernels/atrous_conv.py."""
@@ -108,8 +127,30 @@ def dense_crf_variants() -> list[Variant]:
 
 
 def patch_mix_variants() -> list[Variant]:
-    """Owned by kernels/patch_mix.py."""
-    return []
+    """Images, masks, feature maps and tokens; mix and unmix. Arguments come from the wrapper itself, given tensors without memory."""
+    import torch
+
+    from kernels import patch_mix
+
+    def variant(name, shape, dtype, patch, layout=torch.contiguous_format, scatter=False):
+        x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=layout)
+        positions = shape[1] if patch is None else (shape[-2] // patch[0]) * (shape[-1] // patch[1])
+        index = torch.empty(shape[0], positions, dtype=torch.int64, device="meta")
+        _, given = patch_mix.launch_arguments(x, index, torch.empty_like(x), patch, scatter)
+        element = {1: "*u8", 2: "*i16", 4: "*i32", 8: "*i64"}[x.element_size()]
+        return from_launch(f"patch_mix/{name}", patch_mix.patch_mix_kernel, {"p_x": element, "p_index": "*i64", "p_y": element}, given, wide=True)
+
+    images, features = (256, 3, 224, 224), (256, 2048, 28, 28)
+    return [
+        variant("images-fp32", images, torch.float32, (16, 16)),
+        variant("images-fp32-unmix", images, torch.float32, (16, 16), scatter=True),
+        variant("images-bf16", images, torch.bfloat16, (16, 16)),
+        variant("images-u8-channels-last", images, torch.uint8, (16, 16), torch.channels_last),
+        variant("masks-i64", (256, 224, 224), torch.int64, (16, 16)),
+        variant("features-bf16-channels-last", features, torch.bfloat16, (2, 2), torch.channels_last),
+        variant("tokens-bf16", (256, 196, 768), torch.bfloat16, None),
+        variant("tokens-fp32-unmix", (256, 196, 768), torch.float32, None, scatter=True),
+    ]
 
 
 VARIANTS: dict[str, Callable[[], list[Variant]]] = {
