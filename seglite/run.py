@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from seglite import files, parallel
 from seglite.config import UsageError, flatten, identity
 from seglite.data import Batches, LabelMaps, Restricted, open_data
+from seglite.pictures import mask_image
 
 CHECKPOINT_SECONDS = 60  # between checkpoints, unless a recipe counts steps
 
@@ -159,14 +159,10 @@ class Run:
         if self.rank == 0 and not folder.exists():
             began = time.time()
             self.say(f"{name}: computing")
-            colours = np.full((256, 3), 224, np.uint8)
-            colours[: len(palette)] = palette
             with files.new_folder(folder) as part:
                 count = 0
                 for image_name, labels in zip(names, maps(), strict=True):
-                    picture = Image.fromarray(np.asarray(labels, np.uint8), mode=None)
-                    picture.putpalette(colours.tobytes())
-                    picture.save(part / f"{image_name}.png")
+                    mask_image(labels, palette).save(part / f"{image_name}.png")
                     count += 1
             self.say(f"{name}: {count} maps in {duration(time.time() - began)}")
         parallel.barrier()
@@ -347,6 +343,16 @@ class Run:
                 print(f"\r\033[K{line}", end="\n" if done == steps else "", flush=True)
             elif done == steps or done * 10 // steps > (done - log_every) * 10 // steps:  # a file or a pipe gets about ten lines a stage
                 print(line, flush=True)
+
+    # ------------------------------------------------------------------ the report
+
+    def report(self, predict: Callable, **content):
+        """Score `predict` on the validation split and write result.json, iou.csv, report.png and report.html: see `report.write_report`."""
+        from seglite.report import write_report  # drawing is not needed until here
+
+        result = write_report(self, predict, **content) if self.rank == 0 else None
+        parallel.barrier()
+        return result
 
 
 class Shares(torch.utils.data.Dataset):

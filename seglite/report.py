@@ -1,0 +1,125 @@
+"""The end of a run: score the validation split, and write what a reader wants to see.
+
+    result.json    the headline numbers by name, per-class numbers, costs
+    iou.csv        one line per class
+    report.png     one picture
+    report.html    one self-contained page
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from seglite import files
+from seglite.data import normalise
+from seglite.evaluate import Evaluation, evaluate
+from seglite.html import report_html
+from seglite.pictures import Report, png_bytes, report_png
+
+
+def write_report(run, predict: Callable, *, model: nn.Module | None = None, headline: dict | None = None, tables: Sequence[dict] = (),
+                 figures: Sequence[dict] = (), notes: Sequence[str] = (), samples: Callable[[dict], dict] | None = None) -> Evaluation:
+    """Evaluate `predict` on the validation split and write the report. Called through `Run.report`.
+
+    Args:
+        predict: image float [B, 3, H, W] normalised -> scores [B, K, h, w].
+        model: the network that is used at test time, for the number of parameters.
+        headline: further numbers to show first and to keep in result.json.
+        tables, figures: see `pictures.Report`.
+        notes: sentences shown below (deviations, warnings).
+        samples: one of the shown samples (name, image, truth, prediction) -> dict of further pictures to show in its row.
+    """
+    data = run.truth("val")
+    result = evaluate(predict, data, run.device)
+    scores = result.headline()
+    cost = costs(run, predict, model, data, result)
+    if samples is not None:
+        result.samples = [{**s, "extra": samples(s)} for s in result.samples]
+    absent = scores.pop("absent")
+    result_json = {
+        "method": run.config.method, "data": run.config.data, "size": run.config.size, "seed": run.config.seed, "images": len(data),
+        **{k: v for k, v in scores.items() if k != "images_per_second"}, **(headline or {}),
+        "mean_over": f"classes that occur in truth or prediction; absent: {', '.join(absent) or 'none'}",
+        "miou_conventions": result.confusion.conventions(), "classes": result.confusion.rows(), "costs": cost,
+    }
+    shown = {"mIoU": percent(scores["miou"]), "boundary mIoU": percent(scores["boundary_miou"]), "pixel accuracy": percent(scores["pixel_accuracy"]),
+             **{k: percent(v) if isinstance(v, float) and 0 <= v <= 1 else v for k, v in (headline or {}).items()}}
+    command = (run.folder / "command.txt").read_text().strip() if (run.folder / "command.txt").exists() else ""
+    all_notes = [f"mIoU is the mean over the {len(data.classes) - len(absent)} classes that occur in the {len(data)} validation images or in the predictions"
+                 + (f"; absent: {', '.join(absent)}." if absent else "."), *notes]
+    page = Report(
+        title=f"{run.config.method} on {run.config.data}", subtitle=f"size {run.config.size} · seed {run.config.seed} · supervised by {' and '.join(run.supervision)}",
+        command=command, headline=shown, classes=data.classes, palette=data.palette, samples=result.samples, per_class=result.confusion.rows(),
+        curves=loss_curves(run), figures=figures, tables=tables, costs=cost, notes=all_notes)
+    files.write_json(run.folder / "result.json", result_json)
+    files.write_text(run.folder / "iou.csv", csv_text(result.confusion.rows()))
+    files.write_bytes(run.folder / "report.png", png_bytes(report_png(page)))
+    files.write_text(run.folder / "report.html", report_html(page))
+    print_table(run, result, shown)
+    return result
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def print_table(run, result: Evaluation, shown: dict) -> None:
+    """The per-class table and where the report lies, on the terminal."""
+    rows = result.confusion.rows()
+    width = max(len(row["class"]) for row in rows)
+    run.say(f"\n{'class':<{width}}    IoU     FP     FN      pixels")
+    for row in rows:
+        values = "  ".join("  -  " if row[k] is None else f"{row[k]:5.3f}" for k in ("iou", "fp", "fn"))
+        run.say(f"{row['class']:<{width}}  {values}  {row['pixels']:>10,}")
+    run.say("\n" + " · ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
+    run.say(f"report: {run.folder / 'report.html'} · {run.folder / 'report.png'}")
+
+
+def csv_text(rows: list[dict]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def loss_curves(run) -> list[dict]:
+    """One chart of the loss per stage, read from log.jsonl."""
+    stages: dict[str, list[tuple[int, float]]] = {}
+    log = run.folder / "log.jsonl"
+    for line in log.read_text().splitlines() if log.exists() else []:
+        record = json.loads(line)
+        if "loss" in record:
+            stages.setdefault(record["stage"], []).append((record["step"], record["loss"]))
+    return [{"lines": {"loss": tuple(zip(*points))}, "title": stage, "x": "step", "y": "loss"} for stage, points in stages.items() if len(points) > 1]
+
+
+@torch.no_grad()
+def costs(run, predict: Callable, model: nn.Module | None, data, result: Evaluation) -> dict:
+    """Parameters, FLOPs of one image (a multiply-add counts as two), speed, memory, training time."""
+    found: dict[str, object] = {}
+    if model is not None:
+        found["parameters"] = sum(p.numel() for p in model.parameters())
+    image = normalise(data.read(0, ("image",))["image"][None], data).to(run.device)
+    with FlopCounterMode(display=False) as counter:
+        predict(image)
+    found["GFLOPs per image"] = round(counter.get_total_flops() / 1e9, 4)
+    found["image size"] = f"{image.shape[-2]} x {image.shape[-1]}"
+    found["images per second"] = round(result.images_per_second, 2)
+    if run.device.startswith("cuda"):
+        found["peak memory, GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    elif sys.platform != "win32":  # Windows has no getrusage
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # counted in bytes on macOS, in KiB on Linux
+        found["peak memory, GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+    found["minutes, this start"] = round((time.time() - run.started) / 60, 2)
+    return found
