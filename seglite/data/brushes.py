@@ -183,7 +183,7 @@ def checks(u, v, o):
 
 def fur(u, v, o):
     """Rounded patches."""
-    return np.clip(2 * np.sin(1.5 * u) * np.sin(1.5 * v) - 0.2, -0.4, 1)
+    return np.clip(2.5 * np.sin(1.0 * u) * np.sin(1.0 * v) - 0.1, -0.7, 1)
 
 
 def tread(u, v, o):
@@ -221,13 +221,13 @@ def grass(f):
     blades = f.grain.copy()
     blades[:, 1:] += 0.8 * f.grain[:, :-1]
     blades[:, 2:] += 0.5 * f.grain[:, :-2]
-    return 0.45 + 0.16 * blades + 0.12 * f.cloud
+    return 0.45 + 0.1 * blades + 0.1 * f.cloud
 
 
 def sand(f):
     """Wind ripples and grains."""
-    ripple = np.sin(TURN * (f.y + f.slant * f.x) / 9 + f.phase + 1.5 * f.cloud)
-    return 0.5 + 0.17 * ripple + 0.12 * f.grain
+    ripple = np.sin(TURN * (f.y + f.slant * f.x) / 11 + f.phase + 1.5 * f.cloud)
+    return 0.5 + 0.06 * ripple + 0.07 * f.grain + 0.05 * f.cloud
 
 
 def brick(f):
@@ -236,7 +236,7 @@ def brick(f):
     column = np.floor((f.x + 6 * (row % 2) + 4 * f.phase) / 12)
     tone = np.sin(12.9898 * column + 78.233 * row + 37 * f.phase)
     mortar = ((f.y + f.phase) % 8 < 1.2) | ((f.x + 6 * (row % 2) + 4 * f.phase) % 12 < 1.2)
-    return np.where(mortar, 0.95, 0.32 + 0.15 * tone) + 0.05 * f.grain
+    return np.where(mortar, 0.85, 0.36 + 0.1 * tone) + 0.05 * f.grain
 
 
 def wood(f):

@@ -131,7 +131,8 @@ def make_plan(s: ScenesSettings, kinds: dict[str, Kind], grounds: list[str], dic
         worn = np.where(honest, kind, dice.pick(len(kinds), slots))
         colour = np.array([k.colour for k in looks], np.float32)[worn]
     spread = s.colour_spread * dice.uniform(-1, 1, slots, 3)
-    colour = np.where(np.isnan(colour), dice.uniform(0.5, 0.92, slots, 3), colour + spread).astype(np.float32)
+    paint = brushes.hue_colour(dice.uniform(0, 1, slots), dice.uniform(0.3, 0.65, slots), dice.uniform(0.75, 0.97, slots))
+    colour = np.where(np.isnan(colour), paint, colour + spread).astype(np.float32)
     return Plan(kind=np.where(filled, kind, -1), x=x, y=y, r=r, angle=dice.uniform(-s.tilt, s.tilt, slots), phase=dice.uniform(0, 6.2831, slots),
                 colour=colour, ground=np.stack([above, below], 1), border=border.astype(np.float32))
 
@@ -175,7 +176,7 @@ class Painter:
         d, s = self.dice, self.s
         base = np.clip(0.5 + s.ground_spread * d.normal(1, 1, 3), 0.2, 0.8)
         soft = np.stack([self.hills(7) for _ in range(3)], -1)  # [n, H, W, 3]
-        self.rgb[:] = base + s.ground_cloud * (0.7 * soft + 0.7 * self.hills(5)[..., None])
+        self.rgb[:] = base + s.ground_cloud * (0.45 * soft + 0.9 * self.hills(5)[..., None])
 
     def stamp(self, use: np.ndarray, kind: Kind, o: Brush, colour: np.ndarray, label: int) -> None:
         """Paint one object in each of the pictures `use [m]`: shadow, surface, light on the edges, label."""

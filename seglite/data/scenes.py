@@ -107,7 +107,7 @@ KINDS = {
     "boat": Kind(_b.wagon, _b.planks, None, home="water"),
     # Distinct toys.
     "bear": Kind(_b.bear, _b.fur, (0.58, 0.38, 0.20)),
-    "tyre": Kind(_b.disc, _b.tread, (0.34, 0.34, 0.37)),
+    "tyre": Kind(_b.disc, _b.tread, (0.27, 0.26, 0.28)),
     "ball": Kind(_b.disc, _b.petals, (0.86, 0.30, 0.26)),
     "flower": Kind(_b.star, _b.petals, (0.93, 0.74, 0.22)),
     "ring": Kind(_b.ring, None, (0.56, 0.38, 0.74)),
