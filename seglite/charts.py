@@ -75,8 +75,9 @@ class Canvas:
         """Put a finished picture on the sheet, pixel for pixel."""
         self.image.paste(picture.convert("RGB").resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST), (round(2 * x), round(2 * y)))
 
-    def done(self) -> Image.Image:
-        return self.image.reduce(2)
+    def done(self, zoom: int = 1) -> Image.Image:
+        """The picture in final size, or (zoom=2) twice as large for fine screens."""
+        return self.image if zoom == 2 else self.image.reduce(2)
 
 
 def text_width(text, size: int) -> float:
@@ -249,7 +250,8 @@ def _limits(values: list[float], fixed, log: bool, what: str) -> tuple[float, fl
 
 
 def line_chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], title: str = "", x: str = "", y: str = "", size: tuple[int, int] = (720, 380),
-               spread: dict[str, Sequence[float]] | None = None, log_x: bool = False, log_y: bool = False, y_range=None, markers: bool = False) -> Image.Image:
+               spread: dict[str, Sequence[float]] | None = None, log_x: bool = False, log_y: bool = False, y_range=None, markers: bool = False,
+               zoom: int = 1) -> Image.Image:
     """Curves. `lines`: {name: (xs, ys)}; None and NaN break a curve, a long noisy curve is drawn faint with its rolling mean on top.
 
     `spread`: {name: half widths} shades a band around a curve (one standard deviation over seeds, say). `y_range`: (low, high), None = from data.
@@ -280,7 +282,7 @@ def line_chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], title:
             if markers or len(part) == 1:
                 for px, py in part:
                     canvas.mark(px, py, i, colour, 4)
-    return canvas.done()
+    return canvas.done(zoom)
 
 
 def _parts(xs, ys, axes: _Axes) -> list[list[tuple[float, float]]]:
