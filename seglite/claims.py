@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from seglite import config as settings
-from seglite import files, pictures
+from seglite import charts, files, pictures
 from seglite.run import Run, duration
 from seglite.train import METHODS, guarded
 
@@ -92,6 +92,22 @@ def text_table(title: str, rows: dict) -> list[str]:
     return ["", title, *("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [["", *metrics], *body])]
 
 
+def drawing(summary: dict, width: int = 1200):
+    """The tables and verdicts as one picture."""
+    parts = []
+    for title, rows in summary["tables"].items():
+        metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+        body = [[row, *(cell(entries[m]) if m in entries else "" for m in metrics)] for row, entries in rows.items()]
+        parts.append(charts.table(["", *metrics], body, title=title, width=width))
+    verdicts = [[f"holds on {s['seeds']} of {s['of']} seeds" if s["holds"] else f"does NOT hold: {s['seeds']} of {s['of']} seeds", s["claim"]]
+                for s in summary["statements"]]
+    if verdicts:
+        parts.append(charts.table(["verdict", "claim"], verdicts, title="Claims", width=width))
+    note = f"seeds {', '.join(map(str, summary['seeds']))}; mean ± standard deviation (paired difference to the first row); {summary['date']}; {summary['command']}"
+    parts.insert(0, charts.table([note], [], title=summary["title"], width=width))
+    return pictures.stack(parts, gap=24)
+
+
 def claims(arguments: list[str], methods: dict = METHODS) -> dict:
     """Run all seeds, print and write the tables."""
     typed = settings.split_arguments(arguments)
@@ -115,6 +131,7 @@ def claims(arguments: list[str], methods: dict = METHODS) -> dict:
         "date": datetime.date.today().isoformat(), **summarise(paper, results),
     }
     files.write_json(folder / "claim.json", summary)
+    files.write_bytes(folder / "claim.png", pictures.png_bytes(drawing(summary)))
     return {**summary, "folder": str(folder)}
 
 

@@ -43,7 +43,7 @@ def undisturbed(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("deaths", [["step:3"], ["write:7", "step:0"], ["rename:6", "write:3", "step:11"]], ids="+".join)
+@pytest.mark.parametrize("deaths", [["step:3"], ["write:2", "step:0"], ["rename:7", "write:2", "step:11"]], ids="+".join)
 def test_a_killed_run_ends_with_the_same_bits(deaths, undisturbed, tmp_path):
     out = tmp_path / "killed"
     for death in deaths:
