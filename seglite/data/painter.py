@@ -1,5 +1,7 @@
 """From random numbers to pictures: the dice, the plan (scene graph) and the painter of `seglite/data/scenes.py`.
 
+`layouts.py` uses them to put whole pictures together.
+
 Everything works on n pictures at once. Shapes: n pictures, S slots (most objects in a picture), H W image.
 """
 from __future__ import annotations
@@ -193,7 +195,7 @@ class Painter:
             gx, gy = brushes.slope(d)
             facing = gx * lx + gy * ly  # 1: the surface falls off towards the light
             surface = surface + s.relief * facing * np.clip(1 + d / (0.5 * o.r), 0, 1) ** 2
-            dark = s.shadow * np.exp(-np.maximum(d, 0) / (0.16 * o.r + 1)) * np.clip(0.5 - 0.6 * facing, 0, 1)
+            dark = s.shadow * np.exp(-np.maximum(d, 0) / np.minimum(0.16 * o.r + 1, 4)) * np.clip(0.5 - 0.6 * facing, 0, 1)
             rgb *= (1 - dark)[..., None]
         rgb += alpha[..., None] * (colour[:, None, None] * np.asarray(surface, np.float32)[..., None] - rgb)
         self.rgb[use] = rgb
@@ -244,21 +246,3 @@ class Painter:
         if s.noise:
             self.rgb += s.noise * d.normal(s.size, s.width, 3)
         return (np.clip(self.rgb, 0, 1) * 255 + 0.5).astype(np.uint8)  # [n, H, W, 3]
-
-
-def draw_objects(s, kinds: dict[str, Kind], grounds: list[str], dice: Dice) -> Painter:
-    """Layouts "ground" and "plain": grounds or a cloud, clutter, objects."""
-    plan = make_plan(s, kinds, grounds, dice)
-    p = Painter(s, dice)
-    if s.layout == "ground":
-        p.grounds(plan, grounds)
-        if s.label_contexts:
-            p.mask = p.context + np.uint8(1 + len(kinds))
-    else:
-        p.cloud()
-    p.clutter(kinds)
-    p.objects(plan, kinds)
-    return p
-
-
-LAYOUTS = {"ground": draw_objects, "plain": draw_objects}

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from seglite.data import brushes
-from seglite.data.painter import LAYOUTS, SPLITS, Dice, Kind, names
+from seglite.data.layouts import LABELS, LAYOUTS
+from seglite.data.painter import SPLITS, Dice, Kind, names
 
 CHUNK = 64        # pictures drawn together; part of no random stream, so it may change without changing a picture
 
@@ -49,7 +50,8 @@ class ScenesSettings:
     val_images: int | None = None
     """Pictures in the split "val"."""
     classes: str | None = None
-    """Object classes in label order, comma-separated names of `KINDS`; label 0 is the background. BARM's class order is this order."""
+    """Object classes in label order, comma-separated names of `KINDS`; label 0 is the background. BARM's class order is this order.
+    The layouts axial, nearer and road bring their own classes."""
     contexts: str | None = None
     """Ordinary grounds that tell nothing about the class, comma-separated names of `brushes.GROUNDS`."""
     layout: str | None = None
@@ -178,6 +180,10 @@ WORLDS: dict[str, dict] = {
     "faint": dict(
         classes="rose,mint,lilac", contexts="grey", objects_min=2, objects_max=4, two_share=0.0, scale_min=0.1, scale_max=0.34, tilt=3.1416,
         occlusion=0.5, thin=0.8, colour_spread=0.03, ground_spread=0.0, clutter=0, relief=0.0, shadow=0.0, light=0.0, noise=0.08),
+    # P2AT (p2at.md, section 9): answers far away in the same row and column; the nearer of two in the same row; a street.
+    "axial": dict(layout="axial", ground_cloud=0.06, ground_spread=0.08, light=0.1, noise=0.12),
+    "nearer": dict(layout="nearer", ground_cloud=0.06, ground_spread=0.08, light=0.1, noise=0.12),
+    "road": dict(layout="road", size=96, width=128, objects_min=4, objects_max=8, thin=1.2, texture=0.25, relief=0.18, shadow=0.35, light=0.4),
     # MGD and CW-BASS (section 11 of each): texture alone is the class; use few of the labels.
     "few": dict(
         classes="rows,columns,weave,rising,falling", layout="plain", objects_min=2, objects_max=4, two_share=0.0, scale_min=0.13,
@@ -248,10 +254,11 @@ class Scenes:
             raise ValueError(f"split {split!r} does not exist in scenes; known are {', '.join(SPLITS)}")
         s = self.settings = resolve(settings)
         self.split = split
-        self.kinds = {name: KINDS[name] for name in names(s.classes)}
+        own = LABELS.get(s.layout)
+        self.kinds = {} if own else {name: KINDS[name] for name in names(s.classes)}
         ordinary = names(s.contexts)
         self.contexts = tuple(ordinary + sorted({k.home for k in self.kinds.values()} - {None} - set(ordinary)))
-        self.classes = ("background", *self.kinds, *(self.contexts if s.label_contexts else ()))
+        self.classes = ("background", *(own or self.kinds), *(self.contexts if s.label_contexts else ()))
         if len(self.classes) > len(PALETTE):
             raise ValueError(f"scenes.classes asks for {len(self.classes)} labels with the background; the palette has {len(PALETTE)}")
         self.palette = PALETTE[:len(self.classes)]
@@ -303,8 +310,8 @@ class Scenes:
 
     def _caption(self, mask: np.ndarray, context: np.ndarray, stream: np.random.Generator) -> str:
         """One sentence that names what can be seen, in random order: "a photo of a ball and a star on grass"."""
-        seen = np.bincount(mask.ravel(), minlength=len(self.classes))
-        things = [f"a {self.classes[c + 1]}".replace("_", " ") for c in stream.permutation(len(self.kinds)) if seen[c + 1] > CAPTION_PIXELS]
+        seen, foreground = np.bincount(mask.ravel(), minlength=len(self.classes)), len(self.kinds) or len(self.classes) - 1
+        things = [f"a {self.classes[c + 1]}".replace("_", " ") for c in stream.permutation(foreground) if seen[c + 1] > CAPTION_PIXELS]
         ground, with_ground = self.contexts[np.bincount(context.ravel()).argmax()], stream.random() < 0.7
         words = " and ".join(things)
         if self.settings.layout == "ground" and (with_ground or not things):
