@@ -33,7 +33,7 @@ def rows_of(tmp_path, *arguments):
     return code, output, rows
 
 
-# Two kernels per file at most: the full table is the slow test below and a step of .ci/run.
+# One variant per kernel file: the full table is the slow test below and a step of .ci/run.
 QUICK = {"atrous_conv": "sm_90", "axial_attention": "sm_90", "dense_crf": "sm_90", "patch_mix": "sm_80"}
 
 
@@ -88,7 +88,7 @@ def test_spills_and_broken_claims_are_found(tmp_path):
     code, output = compile_process(code=BAD_RUN.format(folder=str(tmp_path)))
     assert code == 0, output
     nvidia, amd, misspelt = (json.loads(line) for line in output.strip().splitlines()[-3:])
-    assert nvidia["registers"] == 255 and nvidia["spills"] > 100
+    assert nvidia["spills"] > 1000
     assert any("spills" in f for f in nvidia["faults"]) and any("no mma instruction" in f for f in nvidia["faults"])
     assert amd["registers"] > 255 and any("no mfma instruction" in f for f in amd["faults"])
     assert "missing ['BLOCK'], unknown ['SIZE']" in misspelt["error"]
