@@ -42,12 +42,13 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 6px
 table { border-collapse: collapse; width: 100%%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 4px; } caption b { color: var(--ink); font-size: 16px; }
 th { color: var(--muted); font-weight: 500; font-size: 14px; text-align: left; border-bottom: 1px solid var(--muted); padding: 4px 8px; white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 td { border-bottom: 1px solid var(--rule); padding: 4px 8px; } .n { text-align: right; white-space: nowrap; } tr.strong td { font-weight: 700; } tr { break-inside: avoid; }
 .swatch { display: inline-block; width: 14px; height: 14px; border-radius: 3px; border: 1px solid var(--rule); vertical-align: -2px; margin-right: 8px; }
 .meter { background: var(--rule); height: 9px; border-radius: 2px; min-width: 120px; } .meter i { display: block; height: 9px; border-radius: 2px; background: var(--bar); }
 .meter i, .swatch { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; padding: 0; margin: 16px 0 0; font-size: 14px; } ul.notes { margin: 8px 0 0; padding-left: 20px; }
-@media print { main { max-width: none; padding: 0; } section { margin-top: 18px; } h2, h3 { break-after: avoid; } }
+@media print { main { max-width: none; padding: 0; } .charts { grid-template-columns: 1fr 1fr; } section { margin-top: 18px; } h2, h3 { break-after: avoid; } }
 """ % LINES[0]
 
 
