@@ -37,6 +37,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.axial_tiles import (
+    add_lines, block_logits, flip, keys_to_window, load, lse_place, probabilities_and_slopes, program_lines, queries_to_window, store, window, zeros,
+)
 from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl, triton
 
 LOG2_E = 1.4426950408889634
@@ -73,157 +76,6 @@ def axial_attention_reference(q: Tensor, k: Tensor, v: Tensor, axis: str, scale:
     return (out.transpose(2, 3) if axis == "column" else out).to(dtype)
 
 
-# ---------------------------------------------------------------- pieces shared by the kernels
-# A tile is [BLOCK, channels] of one line, or [LINES, BLOCK, channels] of several neighbouring lines: where neighbouring lines are
-# neighbours in memory (columns of NCHW), LINES of them together make one wide read. A shape without LINES broadcasts to both.
-
-
-@jit
-def _program_lines(OTHER, G, LINES: tl.constexpr):
-    """Image b, group g and line(s) n of this program; n is int64, a number or [LINES]."""
-    blocks = tl.cdiv(OTHER, LINES)
-    program = tl.program_id(0)
-    n = (program % blocks).to(tl.int64)
-    if LINES > 1:
-        n = n * LINES + tl.arange(0, LINES)
-    return (program // blocks // G).to(tl.int64), program // blocks % G, n
-
-
-@jit
-def _flip(x, LINES: tl.constexpr):
-    """Exchange the last two axes."""
-    if LINES == 1:
-        return tl.trans(x)
-    else:
-        return tl.permute(x, (0, 2, 1))
-
-
-@jit
-def _each_line(x, LINES: tl.constexpr):
-    """[M, N] -> [LINES, M, N], because dots and gathers want equal ranks."""
-    if LINES == 1:
-        return x
-    else:
-        return tl.broadcast_to(x[None, :, :], (LINES, x.shape[0], x.shape[1]))
-
-
-@jit
-def _tile_offsets(s, b, g, n, i, d, LINES: tl.constexpr, WIDE: tl.constexpr):
-    """Element offsets of positions i and channels d; s holds the strides (image, group, line, position, channel)."""
-    if WIDE:  # one line spans more than 2^31 elements
-        i = i.to(tl.int64)
-        d = d.to(tl.int64)
-    inside = i[:, None] * s[3] + d[None, :] * s[4]
-    if LINES == 1:
-        return b * s[0] + g * s[1] + n * s[2] + inside
-    else:
-        return b * s[0] + g * s[1] + n[:, None, None] * s[2] + inside
-
-
-@jit
-def _tile_mask(n, i, d, OTHER, L, CHANNELS: tl.constexpr, LINES: tl.constexpr):
-    mask = (i < L)[:, None]
-    if d.shape[0] != CHANNELS:
-        mask = mask & (d < CHANNELS)[None, :]
-    if LINES > 1:
-        mask = mask & (n < OTHER)[:, None, None]
-    return mask
-
-
-@jit
-def _load(p, s, b, g, n, i, d, OTHER, L, CHANNELS: tl.constexpr, LINES: tl.constexpr, WIDE: tl.constexpr):
-    return tl.load(p + _tile_offsets(s, b, g, n, i, d, LINES, WIDE), mask=_tile_mask(n, i, d, OTHER, L, CHANNELS, LINES), other=0.0)
-
-
-@jit
-def _store(p, s, value, b, g, n, i, d, OTHER, L, CHANNELS: tl.constexpr, LINES: tl.constexpr, WIDE: tl.constexpr):
-    offsets = _tile_offsets(s, b, g, n, i, d, LINES, WIDE)
-    tl.store(p + offsets, value.to(p.dtype.element_ty), mask=_tile_mask(n, i, d, OTHER, L, CHANNELS, LINES))
-
-
-@jit
-def _lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES: tl.constexpr):
-    """Pointers to, and mask of, the log-sum-exps of queries i: p_lse is contiguous [B, G, OTHER, L]."""
-    if LINES == 1:
-        return p_lse + ((b * G + g) * OTHER + n) * L + i, i < L
-    else:
-        return p_lse + ((b * G + g) * OTHER + n[:, None]) * L + i[None, :], (i < L)[None, :] & (n < OTHER)[:, None]
-
-
-# The BLOCK_Q queries from i0 and BLOCK_K keys from j0 meet the offsets j-i of BLOCK_Q + BLOCK_K - 1 table rows: the block's window.
-# Column c of a window holds the offset of key j0+b and query i0+a with c = b - a + BLOCK_Q - 1.
-@jit
-def _window(p_r, s, g, i0, j0, d, L, dtype, CHANNELS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr):
-    """The window's rows of one table, [BLOCK_R, channels]; s holds the table's strides (group, row, channel)."""
-    row = j0 - i0 + L - BLOCK_Q + tl.arange(0, BLOCK_R)
-    mask = ((row >= 0) & (row < 2 * L - 1))[:, None] & (d < CHANNELS)[None, :]
-    rows = tl.load(p_r + g * s[0] + row[:, None] * s[1] + d[None, :] * s[2], mask=mask, other=0.0)
-    return _each_line(rows.to(dtype), LINES)
-
-
-@jit
-def _window_to_keys(x, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr):
-    """[BLOCK_Q, BLOCK_R] by window column -> [BLOCK_Q, BLOCK_K] by key."""
-    column = tl.arange(0, BLOCK_K)[None, :] - tl.arange(0, BLOCK_Q)[:, None] + (BLOCK_Q - 1)
-    return tl.gather(x, _each_line(column, LINES), 1 if LINES == 1 else 2)
-
-
-@jit
-def _window_to_queries(x, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr):
-    """[BLOCK_K, BLOCK_R] by window column -> [BLOCK_K, BLOCK_Q] by query."""
-    column = tl.arange(0, BLOCK_K)[:, None] - tl.arange(0, BLOCK_Q)[None, :] + (BLOCK_Q - 1)
-    return tl.gather(x, _each_line(column, LINES), 1 if LINES == 1 else 2)
-
-
-@jit
-def _keys_to_window(x, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr):
-    """[BLOCK_Q, BLOCK_K] by key -> [BLOCK_Q, BLOCK_R] by window column, zero where the block has no such key."""
-    key = tl.arange(0, BLOCK_R)[None, :] + tl.arange(0, BLOCK_Q)[:, None] - (BLOCK_Q - 1)
-    inside = (key >= 0) & (key < BLOCK_K)
-    moved = tl.gather(x, _each_line(tl.where(inside, key, 0), LINES), 1 if LINES == 1 else 2)
-    return tl.where(inside, moved, 0.0)
-
-
-@jit
-def _queries_to_window(x, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr):
-    """[BLOCK_K, BLOCK_Q] by query -> [BLOCK_K, BLOCK_R] by window column, zero where the block has no such query."""
-    query = tl.arange(0, BLOCK_K)[:, None] - tl.arange(0, BLOCK_R)[None, :] + (BLOCK_Q - 1)
-    inside = (query >= 0) & (query < BLOCK_Q)
-    moved = tl.gather(x, _each_line(tl.where(inside, query, 0), LINES), 1 if LINES == 1 else 2)
-    return tl.where(inside, moved, 0.0)
-
-
-@jit
-def _logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D: tl.constexpr,
-            BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
-    """q_i . k_j + q_i . rq[j-i] + k_j . rk[j-i] for one block of queries and keys, unscaled; keys past the line give -inf."""
-    s = tl.dot(q, _flip(k, LINES), input_precision=PRECISION)
-    if p_rq is not None:
-        rq = _window(p_rq, s_rq, g, i0, j0, d, L, q.dtype, D, BLOCK_Q, BLOCK_R, LINES)
-        s += _window_to_keys(tl.dot(q, _flip(rq, LINES), input_precision=PRECISION), BLOCK_Q, BLOCK_K, LINES)
-    if p_rk is not None:
-        rk = _window(p_rk, s_rk, g, i0, j0, d, L, k.dtype, D, BLOCK_Q, BLOCK_R, LINES)
-        s += _flip(_window_to_queries(tl.dot(k, _flip(rk, LINES), input_precision=PRECISION), BLOCK_Q, BLOCK_K, LINES), LINES)
-    return s
-
-
-@jit
-def _probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D: tl.constexpr, E: tl.constexpr,
-                              BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
-    """p_ij and ds_ij of one block, float32, zero outside the line: the start of every backward kernel."""
-    s = _logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)
-    i = i0 + tl.arange(0, BLOCK_Q)
-    j = j0 + tl.arange(0, BLOCK_K)
-    p = tl.exp2(s * (scale * 1.4426950408889634) - tl.expand_dims(lse, -1))
-    p = tl.where((i < L)[:, None] & (j < L)[None, :], p, 0.0)
-    delta = tl.sum(o.to(tl.float32) * grad.to(tl.float32), -1)
-    dp = tl.dot(grad, _flip(v, LINES), input_precision=PRECISION)
-    if p_rv is not None:
-        rv = _window(p_rv, s_rv, g, i0, j0, e, L, grad.dtype, E, BLOCK_Q, BLOCK_R, LINES)
-        dp += _window_to_keys(tl.dot(grad, _flip(rv, LINES), input_precision=PRECISION), BLOCK_Q, BLOCK_K, LINES)
-    return p, p * (dp - tl.expand_dims(delta, -1)) * scale
-
-
 # ---------------------------------------------------------------- forward: grid (lines, query blocks)
 @jit
 def axial_forward(
@@ -242,36 +94,32 @@ def axial_forward(
     WIDE: tl.constexpr,                            # int64 offsets inside a line
     PRECISION: tl.constexpr,                       # of float32 dots: "ieee" or "tf32"
 ):
-    b, g, n = _program_lines(OTHER, G, LINES)
+    b, g, n = program_lines(OTHER, G, LINES)
     i0 = tl.program_id(1) * BLOCK_Q
     i = i0 + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
-    q = _load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
-    if LINES == 1:
-        acc = tl.zeros((BLOCK_Q, BLOCK_E), tl.float32)
-        total = tl.zeros((BLOCK_Q,), tl.float32)
-    else:
-        acc = tl.zeros((LINES, BLOCK_Q, BLOCK_E), tl.float32)
-        total = tl.zeros((LINES, BLOCK_Q), tl.float32)
+    q = load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+    acc = zeros(BLOCK_Q, BLOCK_E, LINES)
+    total = tl.sum(acc, -1)
     highest = total - float("inf")
     for j0 in range(0, L, BLOCK_K):
         j = j0 + tl.arange(0, BLOCK_K)
-        k = _load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
-        s = _logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)
+        k = load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
+        s = block_logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)
         s = tl.where((j < L)[None, :], s * (scale * 1.4426950408889634), float("-inf"))
         higher = tl.maximum(highest, tl.max(s, -1))
         shrink = tl.exp2(highest - higher)
         p = tl.exp2(s - tl.expand_dims(higher, -1))
         total = total * shrink + tl.sum(p, -1)
         highest = higher
-        v = _load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
+        v = load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
         acc = tl.dot(p.to(v.dtype), v, acc * tl.expand_dims(shrink, -1), input_precision=PRECISION)
         if p_rv is not None:
-            rv = _window(p_rv, s_rv, g, i0, j0, e, L, v.dtype, E, BLOCK_Q, BLOCK_R, LINES)
-            acc = tl.dot(_keys_to_window(p, BLOCK_Q, BLOCK_K, BLOCK_R, LINES).to(v.dtype), rv, acc, input_precision=PRECISION)
-    _store(p_o, s_o, acc / tl.expand_dims(total, -1), b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-    place, mask = _lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
+            rv = window(p_rv, s_rv, g, i0, j0, e, L, E, BLOCK_Q, BLOCK_R, LINES)
+            acc = tl.dot(keys_to_window(p, BLOCK_Q, BLOCK_K, BLOCK_R, LINES).to(v.dtype), rv, acc, input_precision=PRECISION)
+    store(p_o, s_o, acc / tl.expand_dims(total, -1), b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+    place, mask = lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
     tl.store(place, highest + tl.log2(total), mask=mask)
 
 
@@ -287,43 +135,39 @@ def axial_backward_keys(
     BLOCK_R: tl.constexpr, LINES: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,  # as in the forward
     WHOLE: tl.constexpr,                    # one block holds the line: dq is complete here and everything is read once
 ):
-    b, g, n = _program_lines(OTHER, G, LINES)
+    b, g, n = program_lines(OTHER, G, LINES)
     j0 = tl.program_id(1) * BLOCK_K
     j = j0 + tl.arange(0, BLOCK_K)
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
-    k = _load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
-    v = _load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
-    if LINES == 1:
-        dk = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
-        dv = tl.zeros((BLOCK_K, BLOCK_E), tl.float32)
-    else:
-        dk = tl.zeros((LINES, BLOCK_K, BLOCK_D), tl.float32)
-        dv = tl.zeros((LINES, BLOCK_K, BLOCK_E), tl.float32)
+    k = load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
+    v = load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
+    dk = zeros(BLOCK_K, BLOCK_D, LINES)
+    dv = zeros(BLOCK_K, BLOCK_E, LINES)
     for i0 in range(0, L, BLOCK_Q):
         i = i0 + tl.arange(0, BLOCK_Q)
-        q = _load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
-        o = _load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-        grad = _load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-        place, mask = _lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
+        q = load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+        o = load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+        grad = load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+        place, mask = lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
         lse = tl.load(place, mask=mask, other=0.0)
-        p, ds = _probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
+        p, ds = probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
                                           BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)
-        dv = tl.dot(_flip(p.to(grad.dtype), LINES), grad, dv, input_precision=PRECISION)
-        dk = tl.dot(_flip(ds.to(q.dtype), LINES), q, dk, input_precision=PRECISION)
+        dv = tl.dot(flip(p.to(grad.dtype), LINES), grad, dv, input_precision=PRECISION)
+        dk = tl.dot(flip(ds.to(q.dtype), LINES), q, dk, input_precision=PRECISION)
         if p_rk is not None:
-            rk = _window(p_rk, s_rk, g, i0, j0, d, L, k.dtype, D, BLOCK_Q, BLOCK_R, LINES)
-            slid = _queries_to_window(_flip(ds, LINES), BLOCK_Q, BLOCK_K, BLOCK_R, LINES)
+            rk = window(p_rk, s_rk, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_R, LINES)
+            slid = queries_to_window(flip(ds, LINES), BLOCK_Q, BLOCK_K, BLOCK_R, LINES)
             dk = tl.dot(slid.to(k.dtype), rk, dk, input_precision=PRECISION)
         if WHOLE:
             dq = tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
             if p_rq is not None:
-                rq = _window(p_rq, s_rq, g, i0, j0, d, L, k.dtype, D, BLOCK_Q, BLOCK_R, LINES)
-                slid = _keys_to_window(ds, BLOCK_Q, BLOCK_K, BLOCK_R, LINES)
+                rq = window(p_rq, s_rq, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_R, LINES)
+                slid = keys_to_window(ds, BLOCK_Q, BLOCK_K, BLOCK_R, LINES)
                 dq = tl.dot(slid.to(k.dtype), rq, dq, input_precision=PRECISION)
-            _store(p_dq, s_dq, dq, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
-    _store(p_dk, s_dk, dk, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
-    _store(p_dv, s_dv, dv, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
+            store(p_dq, s_dq, dq, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+    store(p_dk, s_dk, dk, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
+    store(p_dv, s_dv, dv, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
 
 
 # ---------------------------------------------------------------- backward of queries, for lines of several blocks: grid (lines, query blocks)
@@ -335,31 +179,28 @@ def axial_backward_queries(
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_R: tl.constexpr, LINES: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,  # as above
 ):
-    b, g, n = _program_lines(OTHER, G, LINES)
+    b, g, n = program_lines(OTHER, G, LINES)
     i0 = tl.program_id(1) * BLOCK_Q
     i = i0 + tl.arange(0, BLOCK_Q)
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
-    q = _load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
-    o = _load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-    grad = _load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-    place, mask = _lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
+    q = load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+    o = load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+    grad = load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+    place, mask = lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
     lse = tl.load(place, mask=mask, other=0.0)
-    if LINES == 1:
-        dq = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-    else:
-        dq = tl.zeros((LINES, BLOCK_Q, BLOCK_D), tl.float32)
+    dq = zeros(BLOCK_Q, BLOCK_D, LINES)
     for j0 in range(0, L, BLOCK_K):
         j = j0 + tl.arange(0, BLOCK_K)
-        k = _load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
-        v = _load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
-        p, ds = _probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
+        k = load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
+        v = load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
+        p, ds = probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
                                           BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         if p_rq is not None:
-            rq = _window(p_rq, s_rq, g, i0, j0, d, L, k.dtype, D, BLOCK_Q, BLOCK_R, LINES)
-            dq = tl.dot(_keys_to_window(ds, BLOCK_Q, BLOCK_K, BLOCK_R, LINES).to(k.dtype), rq, dq, input_precision=PRECISION)
-    _store(p_dq, s_dq, dq, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+            rq = window(p_rq, s_rq, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_R, LINES)
+            dq = tl.dot(keys_to_window(ds, BLOCK_Q, BLOCK_K, BLOCK_R, LINES).to(k.dtype), rq, dq, input_precision=PRECISION)
+    store(p_dq, s_dq, dq, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
 
 
 # ---------------------------------------------------------------- backward of the tables, stage one: grid (diagonals of blocks, groups, shares)
@@ -390,32 +231,32 @@ def axial_backward_tables(
     drv = tl.zeros((2 * BLOCK, BLOCK_E), tl.float32)
     for step in range(share, B * line_blocks * pairs, shares):
         pair = step % pairs
-        b = (step // pairs // line_blocks).to(tl.int64)
-        n = (step // pairs % line_blocks).to(tl.int64)
+        b = step // pairs // line_blocks
+        n = step // pairs % line_blocks
         if LINES > 1:
             n = n * LINES + tl.arange(0, LINES)
         i0 = (first + pair) * BLOCK
         j0 = (first + pair + ahead) * BLOCK
         i = i0 + tl.arange(0, BLOCK)
         j = j0 + tl.arange(0, BLOCK)
-        q = _load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
-        k = _load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
-        v = _load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
-        o = _load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-        grad = _load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
-        place, mask = _lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
+        q = load(p_q, s_q, b, g, n, i, d, OTHER, L, D, LINES, WIDE)
+        k = load(p_k, s_k, b, g, n, j, d, OTHER, L, D, LINES, WIDE)
+        v = load(p_v, s_v, b, g, n, j, e, OTHER, L, E, LINES, WIDE)
+        o = load(p_o, s_o, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+        grad = load(p_grad, s_grad, b, g, n, i, e, OTHER, L, E, LINES, WIDE)
+        place, mask = lse_place(p_lse, b, g, n, i, OTHER, L, G, LINES)
         lse = tl.load(place, mask=mask, other=0.0)
-        p, ds = _probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
+        p, ds = probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D, E,
                                           BLOCK, BLOCK, 2 * BLOCK, LINES, PRECISION)
         if p_drq is not None:
-            slid = _flip(_keys_to_window(ds, BLOCK, BLOCK, 2 * BLOCK, LINES).to(q.dtype), LINES)
-            drq = _add_lines(slid, q, drq, LINES, PRECISION)
+            slid = flip(keys_to_window(ds, BLOCK, BLOCK, 2 * BLOCK, LINES).to(q.dtype), LINES)
+            drq = add_lines(slid, q, drq, LINES, PRECISION)
         if p_drk is not None:
-            slid = _flip(_queries_to_window(_flip(ds, LINES), BLOCK, BLOCK, 2 * BLOCK, LINES).to(k.dtype), LINES)
-            drk = _add_lines(slid, k, drk, LINES, PRECISION)
+            slid = flip(queries_to_window(flip(ds, LINES), BLOCK, BLOCK, 2 * BLOCK, LINES).to(k.dtype), LINES)
+            drk = add_lines(slid, k, drk, LINES, PRECISION)
         if p_drv is not None:
-            slid = _flip(_keys_to_window(p, BLOCK, BLOCK, 2 * BLOCK, LINES).to(grad.dtype), LINES)
-            drv = _add_lines(slid, grad, drv, LINES, PRECISION)
+            slid = flip(keys_to_window(p, BLOCK, BLOCK, 2 * BLOCK, LINES).to(grad.dtype), LINES)
+            drv = add_lines(slid, grad, drv, LINES, PRECISION)
     row = ((share * G + g).to(tl.int64) * (2 * blocks - 1) + diagonal) * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
     if p_drq is not None:
         tl.store(p_drq + row[:, None] * BLOCK_D + d[None, :], drq)
@@ -425,30 +266,36 @@ def axial_backward_tables(
         tl.store(p_drv + row[:, None] * BLOCK_E + e[None, :], drv)
 
 
-@jit
-def _add_lines(a, b, acc, LINES: tl.constexpr, PRECISION: tl.constexpr):
-    """acc + a b, summed over the lines of the tile."""
-    if LINES == 1:
-        return tl.dot(a, b, acc, input_precision=PRECISION)
-    else:
-        return acc + tl.sum(tl.dot(a, b, input_precision=PRECISION), 0)
-
-
 # ---------------------------------------------------------------- tiles and launches
-def _tiles(length: int, lines: int, channels: int, relative: bool, neighbours: bool, backward: bool) -> dict:
-    """Block sizes, warps and stages by shape class; every row is compiled for sm_80, sm_90 and gfx942 by kernels/compile_check.py.
+def _arch(device: torch.device) -> str:
+    if INTERPRETING:
+        return "interpreter"
+    return "hip" if torch.version.hip else "sm90" if torch.cuda.get_device_capability(device)[0] >= 9 else "sm80"
 
-    `channels` is max(BLOCK_D, BLOCK_E); `neighbours` means that only neighbouring lines are neighbours in memory (columns of NCHW).
+
+def _tiles(arch: str, backward: bool, length: int, channels: int, wide: bool, relative: bool, strides: str) -> dict:
+    """Block sizes, lines, warps and stages by shape class; kernels/compile_check.py holds every row to zero spills on sm_80, sm_90, gfx942.
+
+    length, channels: rounded up to powers of two; wide: float32 elements; strides: which neighbours are neighbours in memory,
+    "channel" (NHWC), "position" (rows of NCHW) or "line" (columns of NCHW). The kernel of dq swaps BLOCK_Q and BLOCK_K.
     """
-    fits = triton.next_power_of_2(max(length, 16))
-    if INTERPRETING:  # the interpreter pays per operation, not per element: many lines to a program
-        return {"BLOCK_Q": 32, "BLOCK_K": 32, "LINES": min(16, triton.next_power_of_2(lines)), "warps": 4, "stages": 1}
-    if relative:  # a whole line of queries in 4 warps spills: 32 queries and their window fit
-        return {"BLOCK_Q": 32, "BLOCK_K": 32 if backward or channels > 64 else min(fits, 64), "LINES": 1, "warps": 8, "stages": 1}
-    if neighbours:
-        return {"BLOCK_Q": 16, "BLOCK_K": 16, "LINES": 8, "warps": 8, "stages": 1}
-    block = min(fits, 64)
-    return {"BLOCK_Q": block, "BLOCK_K": block, "LINES": 1, "warps": 4 if channels <= 64 else 8, "stages": 1 if fits <= 64 else 2}
+    def tile(q, k, lines=1, warps=8, stages=1, table=16):
+        return {"BLOCK_Q": q, "BLOCK_K": k, "LINES": lines, "BLOCK": table, "num_warps": warps, "num_stages": stages}
+
+    if arch == "interpreter":  # pays per operation, not per element: many lines to a program
+        return tile(32, 32, lines=16, table=32)
+    large = channels > 64 or wide
+    if relative:  # a whole line of queries with its window spills
+        side = 16 if large else 32
+        return tile(16 if backward else side, side, warps=4 if arch == "hip" else 8)
+    if strides == "line":
+        return tile(16, 16, lines=4 if large else 8)
+    if not backward:
+        block = min(length, 32 if channels > 128 or wide else 64)
+        return tile(block, block, warps=8 if large else 4, stages=1 if length <= block else 2)
+    if length <= (32 if large else 64) and (strides == "channel" or arch == "sm90") and channels <= 128:
+        return tile(length, length, warps=4 if arch == "hip" else 8)  # the whole line: dq, dk and dv from one reading
+    return tile(16, 16) if channels > 128 else tile(32, 32) if large else tile(32, min(length, 64))
 
 
 def _line_strides(t: Tensor, axis: str) -> tuple[int, int, int, int, int]:
@@ -457,28 +304,70 @@ def _line_strides(t: Tensor, axis: str) -> tuple[int, int, int, int, int]:
     return (b, g, h, w, c) if axis == "row" else (b, g, w, h, c)
 
 
-def _launch(q: Tensor, v: Tensor, axis: str, tables: tuple, tensors: tuple, precision: str, backward: bool) -> tuple[dict, dict, dict]:
-    """Arguments that all kernels share: run-time sizes, compile-time sizes, launch options."""
-    B, G, H, W, D = q.shape
-    E = v.shape[-1]
-    length, lines = (W, H) if axis == "row" else (H, W)
-    block_d, block_e = (triton.next_power_of_2(max(c, 16)) for c in (D, E))
-    strides = [_line_strides(t, axis) for t in tensors]
-    neighbours = lines > 1 and all(s[2] == 1 and s[3] != 1 and s[4] != 1 for s in strides)
-    tiles = _tiles(length, lines, max(block_d, block_e), any(t is not None for t in tables), neighbours, backward)
-    wide = any((length - 1) * abs(s[3]) + (t.shape[-1] - 1) * abs(s[4]) >= 2**31 for s, t in zip(strides, tensors))
-    constants = {"D": D, "E": E, "BLOCK_D": block_d, "BLOCK_E": block_e, "LINES": tiles["LINES"], "WIDE": wide, "PRECISION": precision}
-    blocks = {"BLOCK_Q": tiles["BLOCK_Q"], "BLOCK_K": tiles["BLOCK_K"], "BLOCK_R": triton.next_power_of_2(tiles["BLOCK_Q"] + tiles["BLOCK_K"])}
-    options = launch_options(num_warps=tiles["warps"], num_stages=tiles["stages"])
-    return {"L": length, "OTHER": lines, "G": G}, constants, {"blocks": blocks, "options": options, "programs": B * G * -(-lines // tiles["LINES"])}
-
-
-def _table_arguments(tables: tuple) -> dict:
-    arguments = {}
-    for name, table in zip(("rq", "rk", "rv"), tables):
-        arguments[f"p_{name}"] = table
+def _arguments(maps: dict, tables: dict, lse: Tensor, axis: str, scale: float, precision: str, backward: bool, arch: str) -> tuple[dict, dict]:
+    """What every kernel takes, and the tiles. maps: q, k, v, o (and grad) by name; tables: rq, rk, rv."""
+    q, v = maps["q"], maps["v"]
+    strides = {name: _line_strides(t, axis) for name, t in maps.items()}
+    length, lines = (q.shape[3], q.shape[2]) if axis == "row" else (q.shape[2], q.shape[3])
+    block_d, block_e = (triton.next_power_of_2(max(t.shape[-1], 16)) for t in (q, v))
+    unit = [4 if s[4] == 1 else 3 if s[3] == 1 else 2 if s[2] == 1 else 4 for s in strides.values()]
+    tiles = _tiles(arch, backward, triton.next_power_of_2(max(length, 16)), max(block_d, block_e), q.dtype == torch.float32,
+                   any(t is not None for t in tables.values()), {4: "channel", 3: "position", 2: "line"}[max(set(unit), key=unit.count)])
+    tiles["LINES"] = min(tiles["LINES"], triton.next_power_of_2(lines))
+    reach = max((lines - 1) * s[2] + (length - 1) * s[3] + (maps[name].shape[-1] - 1) * s[4] for name, s in strides.items())
+    arguments = {f"p_{name}": t for name, t in (maps | tables).items()} | {f"s_{name}": s for name, s in strides.items()}
+    for name, table in tables.items():
         arguments[f"s_{name}"] = (0, 0, 0) if table is None else (0, *table.stride()) if table.dim() == 2 else table.stride()
-    return arguments
+    arguments |= {"p_lse": lse, "scale": scale, "L": length, "OTHER": lines, "G": q.shape[1], "D": q.shape[-1], "E": v.shape[-1], "BLOCK_D": block_d,
+                  "BLOCK_E": block_e, "LINES": tiles["LINES"], "WIDE": reach >= 2**31, "PRECISION": precision}
+    return arguments, tiles
+
+
+def _launch(kernel, grid: tuple, arguments: dict, tiles: dict, **more):
+    """(kernel, grid, arguments, launch options); kernels/compile_check.py compiles the same tuples without launching them."""
+    if "BLOCK_Q" in more:
+        more["BLOCK_R"] = triton.next_power_of_2(more["BLOCK_Q"] + more["BLOCK_K"] - 1)
+    return kernel, grid, arguments | more, {name: tiles[name] for name in ("num_warps", "num_stages")}
+
+
+def forward_launch(maps: dict, tables: dict, lse: Tensor, axis: str, scale: float, precision: str, arch: str):
+    """The forward kernel's launch for q, k, v, o in `maps`."""
+    arguments, tiles = _arguments(maps, tables, lse, axis, scale, precision, False, arch)
+    programs = maps["q"].shape[0] * arguments["G"] * triton.cdiv(arguments["OTHER"], tiles["LINES"])
+    return _launch(axial_forward, (programs, triton.cdiv(arguments["L"], tiles["BLOCK_Q"])), arguments, tiles,
+                   BLOCK_Q=tiles["BLOCK_Q"], BLOCK_K=tiles["BLOCK_K"])
+
+
+def backward_launches(maps: dict, tables: dict, lse: Tensor, gradients: dict, wanted: dict, axis: str, scale: float, precision: str, arch: str):
+    """The launches of the backward for q, k, v, o, grad in `maps`, and the partial tables that they fill."""
+    arguments, tiles = _arguments(maps, tables, lse, axis, scale, precision, True, arch)
+    images, groups, length, block_q, block_k = maps["q"].shape[0], arguments["G"], arguments["L"], tiles["BLOCK_Q"], tiles["BLOCK_K"]
+    programs = images * groups * triton.cdiv(arguments["OTHER"], tiles["LINES"])
+    out = {f"p_{name}": t for name, t in gradients.items()} | {f"s_{name}": _line_strides(t, axis) for name, t in gradients.items()}
+    whole = length <= min(block_q, block_k)
+    launches = [_launch(axial_backward_keys, (programs, triton.cdiv(length, block_k)), arguments, tiles, **out, BLOCK_Q=block_q, BLOCK_K=block_k, WHOLE=whole)]
+    if not whole:
+        launches.append(_launch(axial_backward_queries, (programs, triton.cdiv(length, block_k)), arguments, tiles, p_dq=out["p_dq"], s_dq=out["s_dq"],
+                                BLOCK_Q=block_k, BLOCK_K=block_q))
+    partial = {}
+    if any(wanted.values()):
+        block, diagonals = tiles["BLOCK"], 2 * triton.cdiv(length, tiles["BLOCK"]) - 1
+        shares = min(2 if arch == "interpreter" else max(1, 1024 // (groups * diagonals)), images * arguments["OTHER"])
+        for name, width in (("rq", arguments["BLOCK_D"]), ("rk", arguments["BLOCK_D"]), ("rv", arguments["BLOCK_E"])):
+            shape = (shares, groups, diagonals, 2 * block, width)
+            partial[name] = torch.empty(shape, dtype=torch.float32, device=lse.device) if wanted[name] else None
+        launches.append(_launch(axial_backward_tables, (diagonals, groups, shares), arguments, tiles | {"num_warps": 4}, B=images, BLOCK=block,
+                                **{f"p_d{name}": t for name, t in partial.items()}))
+    return launches, partial
+
+
+def _sum_windows(partial: Tensor, table: Tensor) -> Tensor:
+    """Stage two: add the shares, lay the windows of neighbouring diagonals over each other (they overlap by half), cut out the table's rows."""
+    windows, block = partial.sum(0), partial.shape[3] // 2  # [G, M, R, D]
+    rows = F.pad(windows[:, :, :block], (0, 0, 0, 0, 0, 1)) + F.pad(windows[:, :, block:], (0, 0, 0, 0, 1, 0))
+    blocks, length = (windows.shape[1] + 1) // 2, (table.shape[-2] + 1) // 2
+    rows = rows.flatten(1, 2)[:, blocks * block - length : blocks * block + length - 1, : table.shape[-1]]
+    return (rows if table.dim() == 3 else rows.sum(0)).to(table.dtype)
 
 
 class _AxialAttention(torch.autograd.Function):
@@ -487,73 +376,45 @@ class _AxialAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, rq, rk, rv, axis, scale, precision):
         out = torch.empty_like(v)
-        sizes, constants, launch = _launch(q, v, axis, (rq, rk, rv), (q, k, v, out), precision, backward=False)
-        lse = torch.empty(*q.shape[:2], sizes["OTHER"], sizes["L"], dtype=torch.float32, device=q.device)
-        grid = (launch["programs"], triton.cdiv(sizes["L"], launch["blocks"]["BLOCK_Q"]))
-        strides = {f"s_{name}": _line_strides(t, axis) for name, t in zip("qkvo", (q, k, v, out))}
-        axial_forward[grid](p_q=q, p_k=k, p_v=v, p_o=out, p_lse=lse, scale=scale, **strides, **_table_arguments((rq, rk, rv)), **sizes,
-                            **constants, **launch["blocks"], **launch["options"])
+        lse = torch.empty(q.shape[:2].numel() * q.shape[2:4].numel(), dtype=torch.float32, device=q.device)
+        kernel, grid, arguments, options = forward_launch({"q": q, "k": k, "v": v, "o": out}, {"rq": rq, "rk": rk, "rv": rv}, lse, axis, scale,
+                                                          precision, _arch(q.device))
+        kernel[grid](**arguments, **launch_options(**options))
         ctx.save_for_backward(q, k, v, out, lse, rq, rk, rv)
-        ctx.axis, ctx.scale, ctx.precision = axis, scale, precision
+        ctx.settings = axis, scale, precision
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, out, lse, *tables = ctx.saved_tensors
-        axis, (dq, dk, dv) = ctx.axis, (torch.empty_like(t) for t in (q, k, v))
-        sizes, constants, launch = _launch(q, v, axis, tables, (q, k, v, out, grad), ctx.precision, backward=True)
-        blocks, options, programs = launch["blocks"], launch["options"], launch["programs"]
-        names = {"q": q, "k": k, "v": v, "o": out, "grad": grad}
-        inputs = {f"p_{name}": t for name, t in names.items()} | {f"s_{name}": _line_strides(t, axis) for name, t in names.items()}
-        inputs |= {"p_lse": lse, "scale": ctx.scale, **_table_arguments(tables), **sizes, **constants}
-        outputs = {f"p_d{name}": t for name, t in zip("qkv", (dq, dk, dv))} | {f"s_d{name}": _line_strides(t, axis) for name, t in zip("qkv", (dq, dk, dv))}
-        whole = sizes["L"] <= min(blocks["BLOCK_Q"], blocks["BLOCK_K"])
-        axial_backward_keys[programs, triton.cdiv(sizes["L"], blocks["BLOCK_K"])](**inputs, **outputs, **blocks, WHOLE=whole, **options)
-        if not whole:
-            outputs = {"p_dq": dq, "s_dq": outputs["s_dq"]}
-            axial_backward_queries[programs, triton.cdiv(sizes["L"], blocks["BLOCK_Q"])](**inputs, **outputs, **blocks, **options)
-        wanted = [t if t is not None and needed else None for t, needed in zip(tables, ctx.needs_input_grad[3:6])]
-        return dq, dk, dv, *_table_gradients(wanted, inputs, q.shape[0], options), None, None, None
-
-
-def _table_gradients(wanted: list, inputs: dict, images: int, options: dict) -> list:
-    """Both stages of the table gradients; None where none is wanted."""
-    if all(table is None for table in wanted):
-        return [None, None, None]
-    length, groups, block = inputs["L"], inputs["G"], 32
-    blocks = -(-length // block)
-    shares = min(2 if INTERPRETING else max(1, 512 // (groups * (2 * blocks - 1))), images * inputs["OTHER"])
-    widths = (inputs["BLOCK_D"], inputs["BLOCK_D"], inputs["BLOCK_E"])
-    partial = [None if t is None else torch.empty(shares, groups, 2 * blocks - 1, 2 * block, width, dtype=torch.float32, device=t.device)
-               for t, width in zip(wanted, widths)]
-    axial_backward_tables[2 * blocks - 1, groups, shares](p_drq=partial[0], p_drk=partial[1], p_drv=partial[2], **inputs, B=images, BLOCK=block, **options)
-    gradients = []
-    for table, part in zip(wanted, partial):
-        if table is not None:
-            windows = part.sum(0)  # [G, M, 64, D]
-            rows = F.pad(windows[:, :, :block], (0, 0, 0, 0, 0, 1)) + F.pad(windows[:, :, block:], (0, 0, 0, 0, 1, 0))  # neighbours overlap by half
-            rows = rows.flatten(1, 2)[:, blocks * block - length : blocks * block + length - 1, : table.shape[-1]]
-            gradients.append((rows if table.dim() == 3 else rows.sum(0)).to(table.dtype))
-        else:
-            gradients.append(None)
-    return gradients
+        tables = dict(zip(("rq", "rk", "rv"), tables))
+        gradients = {"dq": torch.empty_like(q), "dk": torch.empty_like(k), "dv": torch.empty_like(v)}
+        wanted = dict(zip(tables, ctx.needs_input_grad[3:6]))
+        launches, partial = backward_launches({"q": q, "k": k, "v": v, "o": out, "grad": grad}, tables, lse, gradients, wanted, *ctx.settings, _arch(q.device))
+        for kernel, grid, arguments, options in launches:
+            kernel[grid](**arguments, **launch_options(**options))
+        return *gradients.values(), *(_sum_windows(partial[name], tables[name]) if wanted[name] else None for name in tables), None, None, None
 
 
 def _axial_attention_torch(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float, relative: RelativePositions) -> Tensor:
-    """The fastest of the PyTorch forms that were timed on CPU (lessons/05_axial_attention.md has the table)."""
+    """The fastest PyTorch form for CPU: which one wins was measured, lessons/05_axial_attention.md has the table."""
     if any(t is not None for t in relative):
-        return axial_attention_reference(q, k, v, axis, scale, relative)  # beat skewing by as_strided and by gather, forward and backward
+        return axial_attention_reference(q, k, v, axis, scale, relative)  # products with table[j-i] beat skewing by as_strided and by gather
     if axis == "column":
         q, k, v = (t.transpose(2, 3) for t in (q, k, v))
-    if q.stride(-1) != 1 and q.shape[3] <= 128 and q.dtype in (torch.float32, torch.float64):
+    lines, length, values, unit = *q.shape[2:4], v.shape[-1], all(t.stride(-1) == 1 for t in (q, k, v))
+    # half precision stays with SDPA, which keeps its logits in float32
+    if q.dtype in (torch.float32, torch.float64) and ((not unit and length <= 128) or (q.shape[-1] != values and length < 64)):
         out = torch.softmax((q * scale) @ k.transpose(-1, -2), -1) @ v  # [B, G, N, L, E]
     else:
-        # SDPA wants four axes: merge lines with images (rows of NHWC) or with groups (columns of NHWC), whichever needs no copy
-        dims, lines = ((0, 1) if axis == "row" else (1, 2)), q.shape[2]
-        q, k, v = (t.transpose(1, 2).flatten(*dims) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        out = out.unflatten(dims[0], (-1, lines) if axis == "row" else (lines, -1)).transpose(1, 2)
+        widest = max(q.shape[-1], values)  # SDPA is slow for values wider or narrower than keys: zeros change neither
+        q, k, v = (t if t.shape[-1] == widest else F.pad(t, (0, widest - t.shape[-1])) for t in (q, k, v))
+        # SDPA wants four axes: merge the lines with the images (rows of NHWC) or the groups (columns of NHWC), which copies nothing
+        dims = (0, 1) if axis == "row" else (1, 2)
+        q, k, v = ((t if t.stride(-1) == 1 else t.contiguous()).transpose(1, 2).flatten(*dims) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :values]
+        out = out.unflatten(dims[0], (-1, lines) if axis == "row" else (lines, -1)).transpose(1, 2)  # [B, G, N, L, E]
     return out.transpose(2, 3) if axis == "column" else out
 
 
@@ -598,7 +459,8 @@ def axial_attention(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float | N
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     path = path_for(q)
     if path == "triton" and q.dtype != torch.float64 and q.numel() > 0 and v.numel() > 0:
-        return _AxialAttention.apply(q, k, v, *relative, axis, scale, "tf32" if allow_tf32 else "ieee")
+        tables = (None if table is None else table.to(q.dtype) for table in relative)
+        return _AxialAttention.apply(q, k, v, *tables, axis, scale, "tf32" if allow_tf32 else "ieee")
     form = axial_attention_reference if path == "reference" else _axial_attention_torch
     with torch.autocast(q.device.type, enabled=False):  # every path keeps the dtype it was given
         return form(q, k, v, axis, scale, relative)
