@@ -104,12 +104,12 @@ def _correlate_kernel(
     """Grid: (tiles of pixels * tiles of output channels, SPLIT)."""
     i_tile = tl.program_id(0)
     n_columns = tl.cdiv(O, BLOCK_N)
-    first = first_pixel + (i_tile // n_columns).to(tl.int64) * BLOCK_M
+    first = first_pixel + (i_tile // n_columns) * BLOCK_M
     pixel = first + tl.arange(0, BLOCK_M)
     m_pixel = pixel < end_pixel
-    b_image = pixel // (h * w)
-    b_row = ((pixel // w) % h).to(tl.int32)
-    b_col = (pixel % w).to(tl.int32)
+    b_image = (pixel // (h * w)).to(tl.int64)
+    b_row = pixel // w % h
+    b_col = pixel % w
     o_out = (i_tile % n_columns) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_out = o_out < O
 
@@ -118,10 +118,10 @@ def _correlate_kernel(
     line_first, line_last = first // w, last // w
     one_line = line_first == line_last
     one_image = line_first // h == line_last // h
-    col_low = tl.where(one_line, first % w, 0).to(tl.int32) * STRIDE_W
-    col_high = tl.where(one_line, last % w, w - 1).to(tl.int32) * STRIDE_W
-    row_low = tl.where(one_image, line_first % h, 0).to(tl.int32) * STRIDE_H
-    row_high = tl.where(one_image, line_last % h, h - 1).to(tl.int32) * STRIDE_H
+    col_low = tl.where(one_line, first % w, 0) * STRIDE_W
+    col_high = tl.where(one_line, last % w, w - 1) * STRIDE_W
+    row_low = tl.where(one_image, line_first % h, 0) * STRIDE_H
+    row_high = tl.where(one_image, line_last % h, h - 1) * STRIDE_H
 
     ends, firsts_h, firsts_w, counts_w = (), (), (), ()
     n_live = 0
@@ -166,13 +166,13 @@ def _correlate_kernel(
         m_seen = m_pixel & (b_h + d_h >= 0) & (b_h + d_h < H) & (b_w + d_w >= 0) & (b_w + d_w < W)
         m_k = k + o_k < C
         o_x = d_h.to(tl.int64) * s_xh + d_w.to(tl.int64) * s_xw + k.to(tl.int64) * s_xc
-        b_x = tl.load(p_pixel[:, None] + (o_x + o_k * s_xc)[None, :], mask=m_seen[:, None] & m_k[None, :], other=0.0)
+        b_x = tl.load(p_pixel[:, None] + (o_x + o_k.to(tl.int64) * s_xc)[None, :], mask=m_seen[:, None] & m_k[None, :], other=0.0)
         p_tap = p_w + (branch * s_wr + tap_h * s_wh + tap_w * s_ww) + k.to(tl.int64) * s_wc
         b_weight = tl.load(p_tap + o_k[:, None] * s_wc + o_out[None, :] * s_wo, mask=m_k[:, None] & m_out[None, :], other=0.0)
         accumulator = tl.dot(b_x, b_weight, accumulator, input_precision=PRECISION)
 
     if SPLIT > 1:
-        o_part = tl.program_id(1) * (end_pixel - first_pixel).to(tl.int64) + pixel - first_pixel
+        o_part = (pixel - first_pixel).to(tl.int64) + tl.program_id(1) * (end_pixel - first_pixel)
         tl.store(p_y + o_part[:, None] * O + o_out[None, :], accumulator, mask=m_pixel[:, None] & m_out[None, :])
     else:
         if HAS_BIAS:
@@ -205,8 +205,8 @@ def _finish_kernel(
         total += tl.load(p_bias + o_out, mask=o_out < O, other=0.0).to(tl.float32)[None, :]
     if RELU:
         total = tl.where(total < 0, 0.0, total)
-    pixel = first_pixel + o_part.to(tl.int64)
-    p_out = p_y + (pixel // (h * w)) * s_yb + ((pixel // w) % h) * s_yh + (pixel % w) * s_yw
+    pixel = first_pixel + o_part
+    p_out = p_y + (pixel // (h * w)).to(tl.int64) * s_yb + (pixel // w % h).to(tl.int64) * s_yh + (pixel % w).to(tl.int64) * s_yw
     tl.store(p_out[:, None] + o_out.to(tl.int64)[None, :] * s_yc, total.to(p_y.dtype.element_ty), mask=mask)
 
 @jit
@@ -263,7 +263,7 @@ class _Weights(NamedTuple):
 def _correlate(x, weights: _Weights, bias, y, taps: tuple[int, ...], stride: tuple[int, int], relu: bool) -> None:
     """Launch the dense kernel: y (any strides, every element is written) from x."""
     (batch, channels, height, width), (_, n_out, h, w) = x.shape, y.shape
-    tile = tile_for("correlate", x, batch * h * w, n_out, channels)
+    tile = tile_for("correlate", (x,), batch * h * w, n_out, channels)
     columns = cdiv(n_out, tile.n)
     tensor = weights.tensor[:, weights.first[0]:, weights.first[1]:]
     s_wr, s_wh, s_ww, s_wc, s_wo = tensor.stride()
@@ -321,7 +321,7 @@ def _grad_weight(x: torch.Tensor, g: torch.Tensor, packed: torch.Tensor, geometr
     """dW in the packed order [R, KH, KW, C, O]."""
     n_branches, k_h, k_w, channels, n_out = packed.shape
     batch, _, h, w = g.shape
-    tile = tile_for("grad_weight", x, channels, n_out, batch * h * w)
+    tile = tile_for("grad_weight", (x, g), channels, n_out, batch * h * w)
     tiles, n_taps = cdiv(channels, tile.m) * cdiv(n_out, tile.n), n_branches * k_h * k_w
     steps = max(1, cdiv(batch * h * w, tile.k))
     split = max(1, min(64, steps // 4, slots(x, tile) // (tiles * n_taps)))
@@ -432,7 +432,7 @@ def aspp(
 def _autocast(*tensors: torch.Tensor | None) -> tuple:
     """Cast as torch.autocast would: to its dtype, unless a tensor is float64 or absent."""
     kind = next((t.device.type for t in tensors if isinstance(t, torch.Tensor)), "cpu")
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
@@ -490,7 +490,14 @@ def _check(x, weight, bias, stride, padding, rate, groups) -> Geometry:
     if min(out) < 1 or 0 in (channels, height, width):
         raise ValueError(f"atrous_conv: a {kernel[0]}x{kernel[1]} kernel at rate {rate} spans {spans[0] + 1}x{spans[1] + 1} pixels, more than x {tuple(x.shape)} "
                          f"with padding {padding!r} has; use a smaller rate or more padding")
+    _check_pixels("atrous_conv", x, out)
     return Geometry(stride, (pads,), (rate,), out)
+
+
+def _check_pixels(name: str, x: torch.Tensor, out) -> None:
+    pixels = x.shape[0] * max(out[0] * out[1], x.shape[2] * x.shape[3])
+    if pixels > 2 ** 31 - 2 ** 16:
+        raise ValueError(f"{name}: {pixels} pixels in one call; kernels count pixels in 32 bits (elements in 64), so split the batch")
 
 
 def _check_aspp(x, weights, biases, rates) -> tuple[torch.Tensor, torch.Tensor | None, tuple[int, ...]]:
@@ -511,4 +518,5 @@ def _check_aspp(x, weights, biases, rates) -> tuple[torch.Tensor, torch.Tensor |
         raise ValueError(f"aspp: biases must have shape {tuple(weights.shape[:2])}, one row for each branch; got {tuple(biases.shape)}")
     if 0 in x.shape[1:]:
         raise ValueError(f"aspp: x has no channels or no pixels: shape {tuple(x.shape)}")
+    _check_pixels("aspp", x, x.shape[2:])
     return weights, None if biases is None else biases.sum(0), rates

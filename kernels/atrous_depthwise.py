@@ -35,10 +35,10 @@ def _depthwise_kernel(
     HAS_BIAS: tl.constexpr, RELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # pixels, channels
 ):
     """Grid: (tiles of pixels, tiles of channels). Bound by memory: every element is read from cache for each tap, once from DRAM."""
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_pixel, m_channel = pixel < n_pixels, channel < C
-    image, b_row, b_col = pixel // (h * w), pixel // w % h, pixel % w
+    image, b_row, b_col = (pixel // (h * w)).to(tl.int64), pixel // w % h, pixel % w
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for j in range(MULTIPLY):
         source = channel // DIVIDE * MULTIPLY + j
@@ -47,14 +47,14 @@ def _depthwise_kernel(
             i = b_row * STRIDE_H + TAPS[0] + tap // N_W * TAPS[1]
             k = b_col * STRIDE_W + TAPS[2] + tap % N_W * TAPS[3]
             m_seen = m_pixel & (i >= 0) & (i < H) & (k >= 0) & (k < W)
-            b_x = tl.load(p_pixel + (i * s_xh + k * s_xw)[:, None], mask=m_seen[:, None] & m_channel[None, :], other=0.0)
+            b_x = tl.load(p_pixel + (i.to(tl.int64) * s_xh + k.to(tl.int64) * s_xw)[:, None], mask=m_seen[:, None] & m_channel[None, :], other=0.0)
             o_w = (channel * MULTIPLY + j) * s_wo + tap // N_W * s_wh + tap % N_W * s_ww
             total += b_x.to(tl.float32) * tl.load(p_w + o_w, mask=m_channel, other=0.0).to(tl.float32)[None, :]
     if HAS_BIAS:
         total += tl.load(p_bias + channel, mask=m_channel, other=0.0).to(tl.float32)[None, :]
     if RELU:
         total = tl.where(total < 0, 0.0, total)
-    p_out = p_y + (image * s_yb + b_row * s_yh + b_col * s_yw)[:, None] + (channel.to(tl.int64) * s_yc)[None, :]
+    p_out = p_y + (image * s_yb + b_row.to(tl.int64) * s_yh + b_col.to(tl.int64) * s_yw)[:, None] + (channel.to(tl.int64) * s_yc)[None, :]
     tl.store(p_out, total.to(p_y.dtype.element_ty), mask=m_pixel[:, None] & m_channel[None, :])
 
 

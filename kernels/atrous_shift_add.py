@@ -35,7 +35,7 @@ def _shift_add_kernel(
     m_channel = channel < O
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for n in tl.static_range(N_BRANCHES):
-        for tap in tl.static_range(9):
+        for tap in range(9):
             i, j = row + (tap // 3 - 1) * RATES[n], col + (tap % 3 - 1) * RATES[n]
             mask = m_channel[:, None] & ((i >= 0) & (i < H) & (j >= 0) & (j < W) & (row < H))[None, :]
             o_plane = ((image * (N_BRANCHES * 9) + n * 9 + tap) * O + channel) * H * W
@@ -62,7 +62,7 @@ def _spread_kernel(
     m_channel = channel < O
     p_up = p_g + image * s_gb + (channel.to(tl.int64) * s_gc)[:, None]
     for n in tl.static_range(N_BRANCHES):
-        for tap in tl.static_range(9):
+        for tap in range(9):
             i, j = row - (tap // 3 - 1) * RATES[n], col - (tap % 3 - 1) * RATES[n]
             mask = m_channel[:, None] & ((i >= 0) & (i < H) & (j >= 0) & (j < W) & (row < H))[None, :]
             b_g = tl.load(p_up + (i.to(tl.int64) * s_gh + j.to(tl.int64) * s_gw)[None, :], mask=mask, other=0.0)

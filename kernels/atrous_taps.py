@@ -77,17 +77,20 @@ class Tile(NamedTuple):
     stages: int
 
 
-# Dense tiles by (kernel, "half" or "float", architecture). Half tiles fill the tensor cores and 192, 96 and 64 KiB of shared memory; exact
-# float32 has no tensor cores, so its tiles are bounded by registers. Interpreted programs cost by their number, not their size.
+# Dense tiles by (kernel, what is multiplied, architecture). "half": 16-bit with channels last and strides of whole 32-byte groups, loaded 16
+# bytes at a time straight to shared memory. "strided": 16-bit in any other layout, loaded one element at a time through registers, hence small.
+# "float": exact float32 has no tensor cores, so registers bound the tile. Interpreted programs cost by their number, not their size.
 TILES = {
+    ("correlate", "strided", "any"): Tile(64, 128, 32, 8, 2),
+    ("grad_weight", "strided", "any"): Tile(64, 64, 32, 8, 2),
     ("correlate", "half", "sm90"): Tile(128, 256, 64, 8, 4),
     ("correlate", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("correlate", "half", "hip"): Tile(128, 128, 32, 8, 2),
-    ("correlate", "float", "any"): Tile(64, 64, 32, 4, 2),
+    ("correlate", "float", "any"): Tile(64, 64, 32, 8, 3),
     ("grad_weight", "half", "sm90"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "hip"): Tile(128, 128, 32, 8, 2),
-    ("grad_weight", "float", "any"): Tile(64, 64, 32, 4, 2),
+    ("grad_weight", "float", "any"): Tile(64, 64, 32, 8, 3),
     ("correlate", "any", "interpreter"): Tile(256, 64, 64, 1, 1),
     ("grad_weight", "any", "interpreter"): Tile(64, 64, 256, 1, 1),
 }
@@ -95,7 +98,37 @@ TILES = {
 FLAT_TILES = {"channels": Tile(32, 64, 0, 4, 1), "pixels": Tile(512, 1, 0, 4, 1), "planes": Tile(256, 4, 0, 4, 1), "interpreter": Tile(512, 32, 0, 1, 1)}
 
 
-def _architecture(tensor: torch.Tensor) -> str:
+class Launch(NamedTuple):
+    """One launch as the wrapper asked for it, for `record_launches`."""
+    kernel: object
+    tile: Tile
+    arguments: tuple
+    constants: dict
+
+
+class _Recording(NamedTuple):
+    architecture: str
+    launches: list[Launch]
+
+
+_recording: _Recording | None = None
+
+
+@contextlib.contextmanager
+def record_launches(architecture: str):
+    """Inside the block kernels are not started but listed, as they would be started on `architecture` ("sm80", "sm90", "hip"). With tensors on
+    the "meta" device this shows what a GPU would be given, on a machine that has none: `kernels.compile_check` compiles exactly that."""
+    global _recording
+    previous, _recording = _recording, _Recording(architecture, [])
+    try:
+        yield _recording.launches
+    finally:
+        _recording = previous
+
+
+def architecture_of(tensor: torch.Tensor) -> str:
+    if _recording is not None:
+        return _recording.architecture
     if INTERPRETING:
         return "interpreter"
     if torch.version.hip:
@@ -103,15 +136,17 @@ def _architecture(tensor: torch.Tensor) -> str:
     return "sm90" if torch.cuda.get_device_capability(tensor.device)[0] >= 9 else "sm80"
 
 
-def tile_for(kernel: str, tensor: torch.Tensor, m: int, n: int, k: int) -> Tile:
-    """The table's tile, no wider than the problem (16 is the least a matrix instruction takes)."""
-    arch, kind = _architecture(tensor), "float" if tensor.dtype == torch.float32 else "half"
+def tile_for(kernel: str, tensors: tuple[torch.Tensor, ...], m: int, n: int, k: int) -> Tile:
+    """The table's tile for a kernel that reads `tensors` ([B, C, H, W] each), no wider than the problem (16 is the least a matrix instruction takes)."""
+    arch = architecture_of(tensors[0])
+    aligned = all(t.stride(1) == 1 and all(s % 16 == 0 for i, s in enumerate(t.stride()) if i != 1 and t.shape[i] > 1) for t in tensors)
+    kind = "float" if tensors[0].dtype == torch.float32 else "half" if aligned else "strided"
     tile = next(TILES[key] for key in ((kernel, kind, arch), (kernel, kind, "any"), (kernel, "any", arch)) if key in TILES)
     return tile._replace(m=min(tile.m, power_of_two(m)), n=min(tile.n, power_of_two(n)), k=min(tile.k, power_of_two(k)))
 
 
 def flat_tile_for(tensor: torch.Tensor, m: int, n: int, kind: str) -> Tile:
-    tile = FLAT_TILES["interpreter" if INTERPRETING else kind]
+    tile = FLAT_TILES["interpreter" if architecture_of(tensor) == "interpreter" else kind]
     return tile._replace(m=min(tile.m, power_of_two(m)), n=min(tile.n, power_of_two(n, least=1)))
 
 
@@ -125,15 +160,22 @@ def cdiv(a: int, b: int) -> int:
 
 def slots(tensor: torch.Tensor, tile: Tile) -> int:
     """Programs that run at the same time: one per processor for the largest tiles, two otherwise (1 in the interpreter)."""
-    if INTERPRETING:
+    arch = architecture_of(tensor)
+    if arch == "interpreter":
         return 1
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count * (1 if tile.m * tile.n > 128 * 128 else 2)
+    if _recording is not None:
+        processors = {"sm80": 108, "sm90": 132, "hip": 304}[arch]
+    else:
+        processors = torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return processors * (1 if tile.m * tile.n > 128 * 128 else 2)
 
 
 def plan(n_pixels: int, block: int, columns: int, slots: int) -> list[tuple[int, int, int]]:
     """How to launch `n_pixels` in tiles of `block`, times `columns` tiles of channels, on `slots` places: [(first pixel, end pixel, split)].
 
     A map too small for the GPU is split along the sum. A last round that would leave most places idle is cut off and split."""
+    if n_pixels == 0:
+        return []
     tiles = cdiv(n_pixels, block)
     if tiles * columns * 2 <= slots:
         return [(0, n_pixels, min(64, slots // (tiles * columns)))]
@@ -150,6 +192,9 @@ def float32_precision() -> str:
 
 def launch(kernel, grid: tuple[int, ...], tile: Tile, tensor: torch.Tensor, *arguments, **constants) -> None:
     if 0 in grid:
+        return
+    if _recording is not None:
+        _recording.launches.append(Launch(kernel, tile, arguments, constants))
         return
     with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
         kernel[grid](*arguments, **constants, **launch_options(num_warps=tile.warps, num_stages=tile.stages))
