@@ -7,7 +7,7 @@ cannot change it. Three counters share one way of use, `counter.add(truth, predi
     BoundaryIoU   the same overlap, but only inside a band along each mask's own contour    (Cheng et al., CVPR 2021, arXiv 2103.16562)
     Trimap        one Confusion per band width around the true boundaries                   (Krähenbühl & Koltun, NIPS 2011; DeepLab)
 
-Label maps hold class ids 0..K-1; 255 in the truth means "ignore this pixel". K classes, H W image size, M any leading sizes.
+Label maps hold class ids 0..K-1; 255 in the truth means "ignore this pixel". K classes, H W image size.
 
 mIoU here is the mean over the classes that occur in the truth or in the prediction; the others are left out and listed. Published code
 disagrees on this point, so `Confusion.conventions()` gives the same counts under all four rules in use (lesson 01).
@@ -78,7 +78,7 @@ def _refuse_foreign(labels: torch.Tensor, allowed: torch.Tensor, classes: int, w
 def check_pair(truth, prediction, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both label maps as int64, and the bool map of pixels that count (truth is not 255).
 
-    truth [M] int, prediction [M] int (any shape M). Raises ValueError on a truth outside 0..K-1 and 255, and on a prediction outside
+    truth int [...], prediction int [...], any one shape. Raises ValueError on a truth outside 0..K-1 and 255, and on a prediction outside
     0..K-1 where the truth counts; what is predicted on ignored pixels is never looked at.
     """
     truth, prediction = _pair(truth, prediction)
@@ -128,7 +128,7 @@ class Confusion:
         return len(self.names)
 
     def add(self, truth, prediction) -> "Confusion":
-        """Count one image or batch. truth [M] int with 255 = ignore, prediction [M] int; torch or numpy, any shape M."""
+        """Count one image or batch. truth int [...] with 255 = ignore, prediction int [...]; torch or numpy, any one shape."""
         truth, prediction, valid = check_pair(truth, prediction, self.classes)
         cell = truth[valid] * self.classes + prediction[valid]
         self.counts += torch.bincount(cell, minlength=self.classes**2).view(self.classes, self.classes).cpu()
