@@ -53,7 +53,7 @@ class Stages(nn.Sequential):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """image: [B, 3, H, W] -> four maps [B, channels[i], H/strides[i], W/strides[i]], sizes rounded up."""
-        maps, x = [], image  # [B, 3, H, W]
+        maps, x = [], image
         for i in range(self.ends[-1] + 1):
             x = self[i](x)  # [B, C, h, w] each
             if i in self.ends:

@@ -75,7 +75,7 @@ class ASPP(nn.Module):
         """x: [B, C, h, w] -> [B, D, h, w]."""
         if self.fuse == "sum":
             return torch.stack([conv(x) for conv in self.convs]).sum(0)  # [B, D, h, w]
-        branches = torch.cat([conv(x) for conv in self.convs], 1)  # [B, P*D, h, w]
+        branches = torch.cat([conv(x) for conv in self.convs], 1)  # [B, E, h, w]
         return self.project(branches)
 
 
