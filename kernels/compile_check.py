@@ -81,6 +81,8 @@ class Variant:
     """All `tl.constexpr` arguments, and run-time arguments the JIT would specialise: strides that are 1, pointers that are None."""
     divisible: tuple[str, ...] = ()
     """Integer arguments that are multiples of 16 in this launch (pointers are taken as 16-byte aligned); 16-byte loads need it."""
+    tuples: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Arguments that are tuples of integers (strides): their values in this launch, specialised one by one as the JIT does it."""
     warps: int = 4
     stages: int = 3
     dot: bool = False
@@ -94,36 +96,161 @@ class Variant:
 def from_launch(name: str, kernel: Any, pointers: dict[str, str], given: dict[str, Any], **claims) -> Variant:
     """A variant from the very arguments of a launch (names -> values), specialised as the JIT does it: integers equal to 1 become
     constants, multiples of 16 are noted, values beyond 32 bits become i64, floats fp32. `pointers` gives the pointer types."""
-    types, constants, divisible = dict(pointers), {}, []
+    types, constants, divisible, tuples = dict(pointers), {}, [], {}
     for argument in kernel.params:
         if argument.name in pointers:
             continue
         value = given[argument.name]
         if argument.is_constexpr or value is None or (type(value) is int and value == 1):
             constants[argument.name] = value
+        elif isinstance(value, tuple):
+            tuples[argument.name] = tuple(value)
         elif isinstance(value, float):
             types[argument.name] = "fp32"
         else:
             types[argument.name] = "i32" if -2 ** 31 <= value < 2 ** 31 else "i64"
             if value % 16 == 0:
                 divisible.append(argument.name)
-    return Variant(name, kernel, types, constants, tuple(divisible), **claims)
+    return Variant(name, kernel, types, constants, tuple(divisible), tuples, **claims)
 
 
 # ------------------------------------------------------------------------------------------------ variants, one section per kernel file
 def atrous_conv_variants() -> list[Variant]:
-    """Owned by kernels/atrous_conv.py."""
-    return []
+    """DeepLab's ASPP heads, a dilated ResNet block, a strided and a depthwise convolution. The launches are those of the wrapper itself,
+    recorded per chip with tensors that have no memory."""
+    import torch
+
+    from kernels import atrous_conv as conv
+    from kernels.atrous_taps import record_launches
+
+    pointer = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+    kernels = {"_correlate_kernel": "sum", "_finish_kernel": "finish", "_grad_weight_kernel": "dw", "_depthwise_kernel": "depthwise",
+               "_depthwise_grad_weight_kernel": "depthwise-dw", "_shift_add_kernel": "shift-add", "_spread_kernel": "spread"}
+    found: dict[str, Variant] = {}
+
+    def record(name, arch, target, call, x_shape, w_shape, dtype, channels_last=True):
+        x = torch.empty(x_shape, dtype=dtype, device="meta", requires_grad=True)
+        if channels_last:
+            x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+        weight = torch.empty(w_shape, dtype=dtype, device="meta", requires_grad=True)
+        with record_launches(arch) as launches:
+            y = call(x, weight)
+            n_forward = len(launches)
+            y.backward(torch.empty_like(y))
+        for i, (kernel, tile, arguments, constants) in enumerate(launches):
+            what = kernels[kernel.__name__]
+            given = {**dict(zip(kernel.arg_names, arguments)), **constants}
+            part = "-split" if constants.get("SPLIT", 1) > 1 and what != "finish" else ""
+            step = "dx" if what in ("sum", "depthwise") and i >= n_forward else "forward" if what in ("sum", "depthwise") else what
+            key = f"atrous_conv/{'' if what == 'finish' else name + '-'}{step}{part}-{target}"
+            pointers = {n: pointer[v.dtype] for n, v in given.items() if isinstance(v, torch.Tensor)}
+            dot = what in ("sum", "dw") and dtype != torch.float32
+            found.setdefault(key, from_launch(key, kernel, pointers, given, warps=tile.warps, stages=tile.stages, dot=dot,
+                                              wide=dot and channels_last and arch != "hip", targets=(target,)))
+
+    geometry = lambda x, rates, stride=1: conv.Geometry((stride, stride), tuple((r, r) for r in rates), tuple((r, r) for r in rates),  # noqa: E731
+                                                        tuple((s - 1) // stride + 1 for s in x.shape[2:]))
+    pyramid = (6, 12, 18, 24)
+    for arch, target in (("sm80", "sm_80"), ("sm90", "sm_90"), ("hip", "gfx942")):
+        def dense(name, x_shape, w_shape, rates, stride=1, dtype=torch.bfloat16, **options):
+            def call(x, w):
+                return conv._Dense.apply(x, w, None, geometry(x, rates, stride), False)
+            record(name, arch, target, call, x_shape, w_shape, dtype, **options)
+
+        dense("aspp256-bf16", (8, 2048, 65, 65), (4, 256, 2048, 3, 3), pyramid)
+        dense("aspp256-bf16-nchw", (8, 2048, 65, 65), (4, 256, 2048, 3, 3), pyramid, channels_last=False)
+        dense("res3-stride2-fp16", (8, 256, 129, 129), (1, 128, 256, 3, 3), (1,), stride=2, dtype=torch.float16)
+        dense("res5-rate4-fp32", (2, 512, 65, 65), (1, 512, 512, 3, 3), (4,), dtype=torch.float32)
+        record("aspp21-bf16", arch, target, lambda x, w: conv.ShiftAdd.apply(x, w, None, pyramid, "triton"), (8, 2048, 65, 65), (4, 21, 2048, 3, 3),
+               torch.bfloat16)
+        for layout in (True, False):
+            record(f"depthwise-bf16{'' if layout else '-nchw'}", arch, target, lambda x, w: conv.Depthwise.apply(x, w, None, geometry(x, (2,)), True),
+                   (8, 960, 65, 65), (960, 1, 3, 3), torch.bfloat16, channels_last=layout)
+    return list(found.values())
 
 
 def axial_attention_variants() -> list[Variant]:
-    """Owned by kernels/axial_attention.py."""
-    return []
+    """One axis of an Axial-DeepLab layer at 1/16 and longer lines, in both memory orders, with and without tables; P2AT's squeeze at 1/8.
+    The launches come from the wrappers themselves, given tensors without memory."""
+    import torch
+
+    from kernels import axial_attention as axial
+    from kernels import squeeze_axial
+
+    pointer = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+    steps = {"axial_forward": "forward", "axial_backward_keys": "dk-dv", "axial_backward_queries": "dq", "axial_backward_tables": "tables"}
+    found: list[Variant] = []
+
+    def add(name, target, launch, **claims):
+        kernel, _, given, options = launch
+        pointers = {n: pointer[t.dtype] for n, t in given.items() if isinstance(t, torch.Tensor)}
+        found.append(from_launch(f"axial_attention/{name}-{target}", kernel, pointers, given, warps=options["num_warps"], stages=options["num_stages"],
+                                 targets=(target,), **claims))
+
+    def both_ways(name, axis, length, channels, nhwc, relative=False, dtype=torch.bfloat16):
+        def a_map(c):
+            if nhwc:
+                return torch.empty(8, length, length, 8, c, dtype=dtype, device="meta").permute(0, 3, 1, 2, 4)
+            return torch.empty(8, 8, c, length, length, dtype=dtype, device="meta").permute(0, 1, 3, 4, 2)
+
+        q, k, v, o, grad, dq, dk, dv = (a_map(channels) for _ in range(8))
+        tables = dict.fromkeys(("rq", "rk", "rv"), torch.empty(2 * length - 1, channels, dtype=dtype, device="meta") if relative else None)
+        lse = torch.empty(8 * 8 * length * length, device="meta")
+        for arch, target in (("sm80", "sm_80"), ("sm90", "sm_90"), ("hip", "gfx942")):
+            maps, setting = {"q": q, "k": k, "v": v, "o": o}, (axis, channels ** -0.5, "ieee", arch)
+            launches = [axial.forward_launch(maps, tables, lse, *setting)]
+            launches += axial.backward_launches(maps | {"grad": grad}, tables, lse, {"dq": dq, "dk": dk, "dv": dv}, dict.fromkeys(tables, relative), *setting)[0]
+            for launch in launches:
+                add(f"{name}-{steps[launch[0].__name__]}", target, launch, dot=dtype != torch.float32, wide=nhwc and dtype != torch.float32 and arch != "hip")
+
+    both_ways("column-L64-d64-bf16", "column", 64, 64, nhwc=True)
+    both_ways("row-L64-d64-bf16-nchw", "row", 64, 64, nhwc=False)
+    both_ways("column-L64-d64-bf16-nchw", "column", 64, 64, nhwc=False)
+    both_ways("column-L256-d64-bf16", "column", 256, 64, nhwc=True)
+    both_ways("row-L64-d128-bf16", "row", 64, 128, nhwc=True)
+    both_ways("row-L64-d64-fp32", "row", 64, 64, nhwc=True, dtype=torch.float32)
+    both_ways("column-L64-d64-bf16-relative", "column", 64, 64, nhwc=True, relative=True)
+    both_ways("column-L64-d64-bf16-nchw-relative", "column", 64, 64, nhwc=False, relative=True)
+    both_ways("row-L256-d64-bf16-relative", "row", 256, 64, nhwc=True, relative=True)
+    both_ways("row-L64-d64-fp32-relative", "row", 64, 64, nhwc=True, relative=True, dtype=torch.float32)
+    for layout, last in (("", torch.contiguous_format), ("-channels-last", torch.channels_last)):
+        x = torch.empty(8, 256, 96, 128, dtype=torch.bfloat16, device="meta").to(memory_format=last)
+        rows, columns = (torch.empty(8, 256, n, dtype=torch.bfloat16, device="meta") for n in (96, 128))
+        tables = tuple(torch.empty(256, n, device="meta") for n in (96, 128))
+        for target in ("sm_80", "sm_90", "gfx942"):
+            wide = target != "gfx942"
+            add(f"squeeze-bf16{layout}", target, squeeze_axial.squeeze_launch(x, rows, columns, tables, (1 / 128, 1 / 96), False), wide=wide)
+            add(f"spread-bf16{layout}", target, squeeze_axial.spread_launch(x, rows, columns, torch.empty_like(x), (1.0, 1.0), False), wide=wide)
+    return found
 
 
 def dense_crf_variants() -> list[Variant]:
-    """Owned by kernels/dense_crf.py."""
-    return []
+    """Messages for 500 x 375 pixels: 5-D and 2-D features, 21 and 5 labels, all tile pairs or the live ones, float16 and float32."""
+    from kernels import dense_crf as crf
+
+    pixels = -(-500 * 375 // crf.BLOCK) * crf.BLOCK
+
+    def variant(name, features, labels, cull, half, amd=False):
+        constants = crf.kernel_constants(features, labels, crf.BLOCK, cull, matrix=half, split=not half)
+        feature = "*fp16" if half else "*fp32"
+        pointers = {"p_query": feature, "p_key": feature, "p_bias": "*fp32", "p_value": "*fp16", "p_value_low": "*fp16", "p_out": "*fp32",
+                    "p_start": "*i64", "p_live": "*i32"}
+        launch = crf.warps_and_stages(half, amd)
+        targets = None if half else ("gfx942",) if amd else tuple(name for name in TARGETS if name.startswith("sm_"))
+        return from_launch(f"dense_crf/{name}", crf._message_kernel, pointers, {"n": pixels, **constants},
+                           warps=launch["num_warps"], stages=launch["num_stages"], dot=True, wide=half, targets=targets)
+
+    return [
+        variant("d5-L21-all-fp16", 5, 21, False, True),
+        variant("d5-L21-culled-fp16", 5, 21, True, True),
+        variant("d5-L5-culled-fp16", 5, 5, True, True),
+        variant("d2-L21-all-fp16", 2, 21, False, True),
+        variant("d5-L21-all-fp32", 5, 21, False, False),
+        variant("d5-L21-culled-fp32", 5, 21, True, False),
+        variant("d5-L21-culled-fp32-amd", 5, 21, True, False, amd=True),
+        variant("d2-L5-culled-fp32", 2, 5, True, False),
+        variant("d2-L5-culled-fp32-amd", 2, 5, True, False, amd=True),
+    ]
 
 
 def patch_mix_variants() -> list[Variant]:
@@ -195,18 +322,23 @@ def compile_variant(variant: Variant, target_name: str) -> Row:
     target = TARGETS[target_name]
     row = Row(variant.name, target_name, warps=variant.warps)
     names = list(variant.kernel.arg_names)
-    given = {**variant.types, **variant.constants}
+    given = {**variant.types, **variant.constants, **variant.tuples}
     missing, unknown = [n for n in names if n not in given], [n for n in given if n not in names]
     if missing or unknown:
         row.error = f"the variant must name every argument of {variant.kernel.__name__}: missing {missing}, unknown {unknown}"
         return row
-    signature = {n: "constexpr" if n in variant.constants else variant.types[n] for n in names}
-    aligned = [n for n in names if n not in variant.constants and (n in variant.divisible or variant.types[n].startswith("*"))]
+    signature = {n: "constexpr" if n in variant.constants else variant.types.get(n) for n in names}
+    aligned = [n for n in variant.types if n not in variant.constants and (n in variant.divisible or variant.types[n].startswith("*"))]
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    constants = dict(variant.constants)
+    for n, values in variant.tuples.items():
+        signature[n] = tuple("constexpr" if v == 1 else "i32" if -2 ** 31 <= v < 2 ** 31 else "i64" for v in values)
+        constants.update({(names.index(n), i): 1 for i, v in enumerate(values) if v == 1})
+        attributes.update({(names.index(n), i): [["tt.divisibility", 16]] for i, v in enumerate(values) if v % 16 == 0})
     options = {"num_warps": variant.warps, "num_stages": variant.stages, "enable_fp_fusion": True}  # as backend.launch_options
     started = time.perf_counter()
     try:
-        source = ASTSource(variant.kernel, signature, constexprs=dict(variant.constants), attrs=attributes)
+        source = ASTSource(variant.kernel, signature, constexprs=constants, attrs=attributes)
         compiled = triton.compile(source, target=GPUTarget(target.backend, target.arch, target.lanes), options=options)
     except Exception as error:  # whatever the compiler raises belongs in the table, so that the other rows still appear
         row.error = f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"

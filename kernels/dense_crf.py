@@ -205,8 +205,9 @@ def _message_kernel(
     p_query,  # MATRIX: float16 [B, N, DEPTH], rows [hi, hi, lo, 0]; else float32 [B, DEPTH, N]. Features times sqrt(log2 e)
     p_key,  # MATRIX: float16 [B, N, DEPTH], rows [hi, lo, hi, 0]; else the same pointer as p_query
     p_bias,  # float32 [B, N]: -|f|^2 / 2 of those features (read if MATRIX)
-    p_value,  # float16 or float32 [B, N, LABELS]; rows past the last pixel are zero
-    p_out,  # float32 [B, N, LABELS]
+    p_value,  # float16 [B, N, LABELS]; rows past the last pixel are zero
+    p_value_low,  # float16 [B, N, LABELS]: what rounding p_value to float16 left over (read if SPLIT)
+    p_out,  # float32 [B, N, LABELS], 2^14 times the sums
     p_start,  # int64 [B, tiles + 1]: where a row tile's list begins in p_live (read if CULL)
     p_live,  # int32: column tiles to visit, all images behind one another (read if CULL)
     n,  # pixels rounded up to a multiple of BLOCK
@@ -216,7 +217,7 @@ def _message_kernel(
     BLOCK: tl.constexpr,  # pixels in a tile, rows and columns alike
     CULL: tl.constexpr,
     MATRIX: tl.constexpr,  # distances by tensor cores
-    PRECISION: tl.constexpr,  # of the float32 product of scores and values
+    SPLIT: tl.constexpr,  # scores and values as float16 pairs: float32 accuracy from three float16 products
 ):
     """One program sums the messages to one tile of pixels. Grid (tiles, B)."""
     i_tile = tl.program_id(0)
@@ -226,6 +227,7 @@ def _message_kernel(
     o_in = tl.arange(0, BLOCK)
     o_label = tl.arange(0, LABELS)
     p_value += i_image * n * LABELS
+    p_value_low += i_image * n * LABELS
     p_out += i_image * n * LABELS
     p_query += i_image * n * DEPTH
     p_key += i_image * n * DEPTH
@@ -233,7 +235,7 @@ def _message_kernel(
     if MATRIX:
         o_depth = tl.arange(0, DEPTH)
         b_query = tl.load(p_query + o_row[:, None] * DEPTH + o_depth[None, :])
-        b_bias = tl.load(p_bias + o_row)
+        b_bias = tl.load(p_bias + o_row) + 14  # scores times 2^14: float16 then reaches down to 4e-12 instead of 6e-8
     b_out = tl.zeros((BLOCK, LABELS), dtype=tl.float32)
     if CULL:
         p_start += i_image * (tiles + 1) + i_tile
@@ -252,13 +254,19 @@ def _message_kernel(
             b_key = tl.load(p_key + o_column[:, None] * DEPTH + o_depth[None, :])
             b_score = tl.dot(b_query, tl.trans(b_key)) + (b_bias[:, None] + tl.load(p_bias + o_column)[None, :])
         else:
-            b_score = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+            b_score = tl.full((BLOCK, BLOCK), 14, dtype=tl.float32)
             for c in tl.static_range(FEATURES):
                 b_gap = tl.load(p_query + c * n + o_row)[:, None] - tl.load(p_query + c * n + o_column)[None, :]
                 b_score -= 0.5 * b_gap * b_gap
         b_weight = tl.exp2(b_score)
         b_value = tl.load(p_value + o_column[:, None] * LABELS + o_label[None, :])
-        b_out = tl.dot(b_weight.to(b_value.dtype), b_value, b_out, input_precision=PRECISION)
+        b_high = b_weight.to(tl.float16)
+        b_out = tl.dot(b_high, b_value, b_out)
+        if SPLIT:
+            b_low = (b_weight - b_high.to(tl.float32)).to(tl.float16)
+            b_value_low = tl.load(p_value_low + o_column[:, None] * LABELS + o_label[None, :])
+            b_out = tl.dot(b_low, b_value, b_out)
+            b_out = tl.dot(b_high, b_value_low, b_out)
     tl.store(p_out + o_row[:, None] * LABELS + o_label[None, :], b_out)
 
 
@@ -266,7 +274,20 @@ def _message_kernel(
 BLOCK = 64  # rows and columns of a tile: one wgmma row block, and small enough for tight bounding boxes
 INTERPRETED_BLOCK = 256  # the interpreter pays per operation, not per element
 EXPONENT_ERROR = 2e-3  # tensor-core distances only while |f|^2 2^-22 keeps the exponent this exact
-VALUE_SCALE = 1024.0  # lifts Q times its normaliser out of float16's subnormal range; a power of two, so it costs no accuracy
+
+
+def kernel_constants(features: int, labels: int, block: int, cull: bool, matrix: bool, split: bool) -> dict:
+    """The compile-time arguments of one launch; compile_check compiles the same."""
+    return {"FEATURES": features, "DEPTH": -(-3 * features // 16) * 16 if matrix else features, "LABELS": max(16, 1 << (labels - 1).bit_length()),
+            "BLOCK": block, "CULL": cull, "MATRIX": matrix, "SPLIT": split}
+
+
+def warps_and_stages(matrix: bool, amd: bool = torch.version.hip is not None) -> dict:
+    """Distances on the ALU hold twice the numbers in registers. 8 warps share them without spilling; AMD's 4 warps of 64 lanes do so
+    without a second stage."""
+    if matrix:
+        return {"num_warps": 4, "num_stages": 2}
+    return {"num_warps": 4, "num_stages": 1} if amd else {"num_warps": 8, "num_stages": 2}
 
 
 class _TritonMessage:
@@ -298,36 +319,34 @@ class _TritonMessage:
         if self.matrix:
             high = scaled.half()
             low = (scaled - high.float()).half()
-            self.depth = -(-3 * d // 16) * 16
-            spare = high.new_zeros(b, self.padded, self.depth - 3 * d)
+            spare = high.new_zeros(b, self.padded, -3 * d % 16)
             self.query = torch.cat([high, high, low, spare], -1)
             self.key = torch.cat([high, low, high, spare], -1)
             self.bias = -0.5 * (high.float() + low.float()).pow(2).sum(-1)
 
-    def __call__(self, values: torch.Tensor, half: float | None = None) -> torch.Tensor:
-        """values [B, N, K] -> float32 [B, N, K]. `half`: multiply values by it and take float16 scores and values on tensor cores, which
-        costs about 2e-5 of relative accuracy; None: float32 throughout."""
+    def __call__(self, values: torch.Tensor, half: bool = False) -> torch.Tensor:
+        """values [B, N, K] -> float32 [B, N, K]. half: scores and values rounded to float16, distances by tensor cores, which costs about
+        2e-5 of relative accuracy; otherwise as exact as float32."""
         b, n, k = values.shape
-        exact = half is None
-        labels = max(16, 1 << (k - 1).bit_length())
-        padded = torch.zeros(b, self.padded, labels, dtype=torch.float32 if exact else torch.float16, device=values.device)
+        matrix = self.matrix and half
+        constants = kernel_constants(self.features, k, self.block, self.cull, matrix, split=not half)
+        # a power of two brings the largest value to 2^13 .. 2^14, so that float16 serves gradients of any size
+        exponent = 14 - torch.frexp(values.detach().float().abs().amax().clamp_min(1e-30)).exponent
+        values = torch.ldexp(values.float(), exponent)
         if self.order is not None:
             index = self.order[..., None].expand(-1, -1, k)
             values = values.gather(1, index)
-        padded[:, :n, :k] = values if exact else values * half
-        out = torch.empty(b, self.padded, labels, dtype=torch.float32, device=values.device)
-        matrix = self.matrix and not exact
+        high = values.new_zeros(b, self.padded, constants["LABELS"], dtype=torch.float16)
+        high[:, :n, :k] = values
+        low = high if half else torch.zeros_like(high)
+        if not half:
+            low[:, :n, :k] = values - high[:, :n, :k]
+        out = torch.empty(b, self.padded, constants["LABELS"], dtype=torch.float32, device=values.device)
         query, key, bias = (self.query, self.key, self.bias) if matrix else (self.columns, self.columns, self.columns)
-        _message_kernel[(self.padded // self.block, b)](
-            query, key, bias, padded, out, self.start, self.live, self.padded,
-            FEATURES=self.features, DEPTH=self.depth if matrix else self.features, LABELS=labels, BLOCK=self.block, CULL=self.cull,
-            MATRIX=matrix, PRECISION="ieee" if INTERPRETING or torch.version.hip else "tf32x3", **launch_options(num_warps=4, num_stages=2))
-        out = out[:, :n, :k]
-        if not exact:
-            out = out / half
-        if self.order is None:
-            return out.contiguous()
-        return torch.empty(b, n, k, dtype=torch.float32, device=out.device).scatter_(1, index, out)
+        _message_kernel[(self.padded // self.block, b)](query, key, bias, high, low, out, self.start, self.live, self.padded, **constants,
+                                                        **launch_options(**warps_and_stages(matrix)))
+        out = torch.ldexp(out[:, :n, :k], -14 - exponent)
+        return out if self.order is None else torch.empty_like(out).scatter_(1, index, out)
 
 
 # ----------------------------------------------------------------------------------- K as a symmetric operator, with its gradient
@@ -340,7 +359,7 @@ class _ExactMessage:
         if self.path == "triton" and features.dtype != torch.float64:
             self.kernel = _TritonMessage(features, cull)
 
-    def __call__(self, values: torch.Tensor, half: float | None = None) -> torch.Tensor:
+    def __call__(self, values: torch.Tensor, half: bool = False) -> torch.Tensor:
         if self.path == "reference":
             return gaussian_message_reference(self.features, values)
         if self.path == "torch" or self.features.dtype == torch.float64:  # the kernel has no float64: the exact sum in rows does
@@ -357,7 +376,7 @@ class _SeparableMessage:
             return torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2).to(like.dtype)
         self.down, self.across = toeplitz(height, sxy[1]), toeplitz(width, sxy[0])
 
-    def __call__(self, values: torch.Tensor, half: float | None = None) -> torch.Tensor:
+    def __call__(self, values: torch.Tensor, half: bool = False) -> torch.Tensor:
         b, n, k = values.shape
         h, w = len(self.down), len(self.across)
         rows = torch.matmul(self.across, values.reshape(b * h, w, k))
@@ -370,7 +389,7 @@ class _LatticeMessage:
     def __init__(self, chains: list[permutohedral.BagChain]):
         self.chains = chains
 
-    def __call__(self, values: torch.Tensor, half: float | None = None, transpose: bool = False) -> torch.Tensor:
+    def __call__(self, values: torch.Tensor, half: bool = False, transpose: bool = False) -> torch.Tensor:
         return torch.stack([chain(image, transpose) for chain, image in zip(self.chains, values)])
 
 
@@ -386,7 +405,7 @@ class _Symmetric(torch.autograd.Function):
     def backward(ctx, grad):
         if isinstance(ctx.message, _LatticeMessage):
             return ctx.message(grad, transpose=True), None, None
-        return _Symmetric.apply(grad, ctx.message, None), None, None  # gradients have any scale, so no float16
+        return _Symmetric.apply(grad, ctx.message, False), None, None  # gradients sum over pixels and steps: float32
 
 
 def _factors(message, like: torch.Tensor, normalization: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
@@ -407,7 +426,7 @@ def gaussian_message(features: torch.Tensor, values: torch.Tensor, normalization
     features [B, N, d] divided by their standard deviations; values [B, N, K] -> [B, N, K] in the dtype of `values`.
     method: "exact", or "lattice" (approximate, fast on a CPU). cull: squared box distance beyond which tile pairs are skipped by the Triton
     kernel (9.2 loses at most a few 1e-4 of a message, `plan_tiles` gives the bound); other paths visit every pair.
-    float16 values run on float16 tensor cores; everything else is summed in float32 (float64 stays float64).
+    float16 values are multiplied as they are; everything else as exactly as float32 (float64 stays float64, without the kernel).
     Raises ValueError on ranks, sizes, names or non-finite features that do not fit, and on features that require a gradient.
     """
     if features.dim() != 3 or values.dim() != 3 or features.shape[:2] != values.shape[:2]:
@@ -426,8 +445,7 @@ def gaussian_message(features: torch.Tensor, values: torch.Tensor, normalization
         message = _ExactMessage(features, cull) if method == "exact" else _LatticeMessage([permutohedral.lattice_chain(f) for f in features])
         wide = values.to(compute)
         left, right = _factors(message, wide, normalization)
-        half = 1.0 if dtype == torch.float16 else None
-        return (left * _Symmetric.apply(wide * right, message, half)).to(dtype)
+        return (left * _Symmetric.apply(wide * right, message, dtype == torch.float16)).to(dtype)
 
 
 def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: Sequence[PairwiseKernel] = (Gaussian(), Bilateral()), *,
@@ -460,11 +478,11 @@ def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: 
         if method == "lattice" and not learning:
             result = _run_on_chains(log_prior, built, iterations, half, logits)
         else:
-            result = _run(log_prior, built, iterations, self_message, VALUE_SCALE if half else None, logits)
+            result = _run(log_prior, built, iterations, self_message, half, logits)
     return result.transpose(1, 2).reshape(b, k, h, w).to(unary.dtype)
 
 
-def _run(log_prior, terms, iterations: int, self_message: bool, half: float | None, logits: bool) -> torch.Tensor:
+def _run(log_prior, terms, iterations: int, self_message: bool, half: bool, logits: bool) -> torch.Tensor:
     """The update of the docstring, differentiable. log_prior [B, N, K]"""
     scores = log_prior
     for _ in range(iterations):
