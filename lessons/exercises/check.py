@@ -1,0 +1,45 @@
+"""Check the exercises of a lesson:
+
+    python -m lessons.exercises.check 01             your answers in lessons/exercises/01_*.py
+    python -m lessons.exercises.check 01 solutions   the solutions (they must pass)
+
+Each lesson's check is a function `check(module) -> list[str]`: sentences that name what is wrong, or an empty list.
+"""
+import importlib.util
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def load(path: Path):
+    """A file as a module, whatever its name begins with."""
+    spec = importlib.util.spec_from_file_location("exercise_" + path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def find(folder: str, number: str) -> Path:
+    """The one file of a lesson in a folder of exercises."""
+    found = sorted((HERE / folder).glob(f"{number}_*.py"))
+    if len(found) != 1:
+        known = ", ".join(sorted(p.name[:2] for p in HERE.glob("[0-9][0-9]_*.py"))) or "none"
+        raise SystemExit(f"lesson {number!r} has {len(found)} files in {HERE / folder}, expected one; lessons with exercises: {known}")
+    return found[0]
+
+
+def main(arguments: list[str]) -> int:
+    if not 1 <= len(arguments) <= 2 or arguments[1:] not in ([], ["solutions"]):
+        print(__doc__.split("\n\nEach")[0], file=sys.stderr)
+        return 2
+    answers = find(arguments[1] if len(arguments) == 2 else ".", arguments[0])
+    problems = load(find("checks", arguments[0])).check(load(answers))
+    for problem in problems:
+        print("·", problem)
+    print(f"{answers.name}: {len(problems)} still to do" if problems else f"{answers.name}: all right")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
