@@ -7,12 +7,13 @@ Grammar
     dim         whole numbers, names, + - * / // ** and parentheses: H/8, 2*D, h*w, K-1, 1+N, self.heads. Divisions must come out whole.
                 `...` stands for any number of dimensions, once per group: [..., D]
     place       a line of an assignment (also += and annotated), of a return or of a for header; of a statement over several lines the first or
-                the last; in a function, or a plain assignment at module level. On a line of a signature it describes the arguments of that line.
-                Anywhere else it is an error. Functions decorated with something called jit are kernels and are left out.
+                the last; in a function, or a plain assignment at module level. On a line of a signature it describes the arguments of that line,
+                on a field of a NamedTuple or dataclass every instance that is made. Anywhere else it is an error.
+                Functions decorated with something called jit are kernels and are left out.
 
 What is compared
     a = ...  # [B, C]                one tensor, numpy array (anything with .shape), number (shape []), or torch.Size / tuple of integers as a shape
-    a, b = ...  # [B, C], [B, D]     one group per name; a single group describes all
+    a, b = ...  # [B, C], [B, D]     one group per name; a single group describes every tensor among them
     maps = ...  # [B, C]             a list, tuple or dict: every element; or as many groups as elements
     return ...  # [B, C]             the returned value, by the same rules
     x = f(x)  # [B, C, h, w] each    `each` after the last group: new names hold for one tensor and one pass only (loops over stages)
@@ -21,7 +22,7 @@ What is compared
 Where a name gets its value, in this order
     1. an integer local variable or argument of that name (dotted names are looked up the same way), as it is at that moment;
     2. the value it was bound to earlier in the same call: first by the function's docstring, which may give shapes of arguments
-       (`image: [B, 3, H, W]`, `image float [B, 3, H, W]`), then by the signature, then line by line;
+       (`image: [B, 3, H, W]`, `image float [B, 3, H, W]`; where it says "or", a shape that fits the first of them), then by the signature, then line by line;
     3. otherwise this dimension binds it: H/8 of size 4 makes H = 32. A dimension with several unknown names (h*w) waits until later lines bind them,
        and fails if the call ends before.
 Nothing carries over from call to call. A comment that contradicts itself or an earlier binding binds nothing, so it spoils no later line;
@@ -99,6 +100,7 @@ class Comment:
     text: str
     groups: list
     each: bool = False
+    one_of_several: bool = False  # a docstring that says "or": an argument that does not fit the first is left alone
     statement: ast.AST | None = None  # None: describes arguments
     tested: bool = False
     failure: str | None = None
@@ -127,6 +129,7 @@ class Source:
         self.documented: list[Comment] = []  # from docstrings; they must be true
         self.module: list[Comment] = []
         self.functions: dict[tuple[int, str], Function] = {}  # by first line (decorators included) and name
+        self.fields: dict[str, list[tuple[str, Comment]]] = {}  # by class: name and comment of each commented field
         self.by_line: dict[int, Comment] = {}
         self.jitted: list[range] = []
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -142,7 +145,8 @@ class Source:
         self.visit(self.tree, None)
         self.by_line = {line: c for line, c in self.by_line.items() if not any(line in lines for lines in self.jitted)}
         self.comments = list(self.by_line.values())
-        placed = {id(c) for f in self.functions.values() for c in [*f.statements.values(), *(c for _, c, _ in f.arguments)]} | {id(c) for c in self.module}
+        placed = {id(c) for f in self.functions.values() for c in [*f.statements.values(), *(c for _, c, _ in f.arguments)]}
+        placed |= {id(c) for c in self.module} | {id(c) for fields in self.fields.values() for _, c in fields}
         for comment in self.comments:
             if id(comment) not in placed:
                 comment.fail("not on the first or last line of an assignment, return or for header, nor on an argument; begin prose with a word")
@@ -158,6 +162,9 @@ class Source:
                 self.read_signature(child, function)
                 self.visit(child, function)
             elif isinstance(child, (ast.ClassDef, ast.Lambda)):
+                if node is self.tree and isinstance(child, ast.ClassDef):
+                    fields = [(f.target.id, f.end_lineno) for f in child.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
+                    self.fields[child.name] = [(name, self.by_line[line]) for name, line in fields if line in self.by_line]
                 self.visit(child, None)
             else:
                 self.attach(child, owner, at_module_level=node is self.tree)
@@ -191,7 +198,9 @@ class Source:
                 continue  # prose in brackets
             if any(isinstance(n, ast.Name) for dim in group for n in ast.walk(dim)):  # [0, 1] is a range
                 line = node.body[0].lineno + docstring[: match.start()].count("\n")
-                comment = Comment(self.path, line, f"docstring, {argument.arg}: {match[1]}", [group])
+                sentence = re.split(r"[.;](?=\s)", docstring[match.end():], maxsplit=1)[0]
+                several = re.search(r"\bor\b[^\[]*\[", sentence) is not None
+                comment = Comment(self.path, line, f"docstring, {argument.arg}: {match[1]}", [group], one_of_several=several)
                 self.documented.append(comment)
                 function.arguments.append((argument.arg, comment, group))
         for line in range(node.lineno, node.body[0].lineno):
@@ -217,6 +226,8 @@ class Call:
     def begin(self, frame: FrameType) -> None:
         for name, comment, group in self.function.arguments:
             value = frame.f_locals.get(name)
+            if comment.one_of_several and hasattr(value, "shape") and match_shape(shape_of(value), group, self.names, frame)[2]:
+                continue
             if hasattr(value, "shape") or comment.text.startswith("#"):  # a docstring may describe what is sometimes a number or absent
                 values, _ = as_tensors(value)
                 self.compare(comment, values, [group] * len(values), frame, name)
@@ -262,6 +273,8 @@ class Call:
             comment.fail(f"{what} are {len(value)} integers, the comment has {len(comment.groups[0])} dimensions")
             return
         groups = comment.groups
+        if len(groups) == 1 and any(hasattr(v, "shape") for v in values):
+            values = [v for v in values if v is None or hasattr(v, "shape")]
         if len(groups) == 1:
             groups = groups * len(values)
         if len(groups) != len(values):
@@ -437,7 +450,7 @@ def origins(dim: ast.expr, names: dict, bound: dict, frame: FrameType | None) ->
 
 @dataclass
 class Report:
-    """Every shape comment of the modules, with its fate."""
+    """Every shape comment of a module, with its fate."""
 
     comments: list[Comment]
     documented: list[Comment]
@@ -451,12 +464,25 @@ class Report:
         return [f"{c.file}:{c.line}: {c.text}: never executed by an example" for c in self.comments if not c.tested and not c.failure]
 
 
-def check_shapes(modules: Iterable[ModuleType], example: Callable[[], object]) -> Report:
-    """Run `example` and compare the shape comments of `modules` with what happens."""
+def check_shapes(modules: Iterable[ModuleType], example: Callable[[], object]) -> list[Report]:
+    """Run `example` and compare the shape comments of `modules` with what happens; one report per module."""
     modules = list(modules)
     sources = {module.__file__: Source(module.__file__) for module in modules}
+    by_class = {(m.__name__, name): fields for m in modules for name, fields in sources[m.__file__].fields.items() if fields}
+
+    def made(frame: FrameType, event: str, argument: object) -> Callable:
+        """At the end of a generated constructor: compare the fields of the new NamedTuple or dataclass."""
+        instance = frame.f_locals.get("self", argument)
+        if event == "return":
+            call = Call(Function())
+            for cls in reversed(type(instance).__mro__):
+                for name, comment in by_class.get((cls.__module__, cls.__qualname__), ()):
+                    call.compare_value(comment, getattr(instance, name), None, name)
+        return made
 
     def enter(frame: FrameType, event: str, argument: object) -> Callable | None:
+        if frame.f_code.co_filename == "<string>" and frame.f_code.co_name in ("__init__", "__new__", "<lambda>"):
+            return made
         source = sources.get(frame.f_code.co_filename)
         function = source and source.functions.get((frame.f_code.co_firstlineno, frame.f_code.co_name))
         if not function or not (function.statements or function.arguments):
@@ -477,4 +503,4 @@ def check_shapes(modules: Iterable[ModuleType], example: Callable[[], object]) -
         for comment in sources[module.__file__].module:
             call, target = Call(Function()), comment.statement.targets[0] if isinstance(comment.statement, ast.Assign) else comment.statement.target
             call.compare_value(comment, evaluate_target(target, vars(module), vars(module)), None, ast.unparse(target))
-    return Report([c for s in sources.values() for c in s.comments], [c for s in sources.values() for c in s.documented])
+    return [Report(source.comments, source.documented) for source in sources.values()]

@@ -26,8 +26,12 @@ def run(tmp_path):
         path.write_text(HEAD + textwrap.dedent(code).lstrip("\n"))
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return check_shapes([module], lambda: call(module))
+        sys.modules[module.__name__] = module
+        try:
+            spec.loader.exec_module(module)
+            return check_shapes([module], lambda: call(module))[0]
+        finally:
+            del sys.modules[module.__name__]
 
     return write_and_check
 
@@ -115,6 +119,16 @@ def test_a_wrong_docstring_is_caught(run):
     assert line == 4 and "docstring, tags: [B, K-1]: tags is [7, 6]: B = 2, found 7" in text
 
 
+def test_docstrings_with_alternatives(run):
+    code = """
+        def f(x):
+            '''x: [B, C, H, W] with patches, or tokens [B, N, D]. Here [B, N] is prose.'''
+            return x.sum()  # []
+        """
+    assert clean(run(code, lambda m: [m.f(zeros(2, 3, 4, 5)), m.f(zeros(2, 3, 4))]))
+    assert [line for line, _ in blamed(run(code.replace("or tokens", "not"), lambda m: m.f(zeros(2, 3, 4))))] == [2]
+
+
 @pytest.mark.parametrize(
     "comment, shape, good",
     [
@@ -160,6 +174,7 @@ def test_several_tensors(run):
             e = (a, a.T)  # [B, C], [C, B]
             g = {"one": a, "two": b}  # [B, C]
             h = None  # [B, 99]
+            i, j = a, 7  # [B, C]
             return a, c.sum()  # [B, C], []
         """
     report = run(code, lambda m: m.f(zeros(2, 3, 4)))
@@ -259,6 +274,24 @@ def test_signature_comments(run):
     assert clean(run(code, lambda m: m.f(zeros(2, 3, 4, 5), mask=zeros(2, 4, 5))))
     assert [line for line, _ in blamed(run(code, lambda m: m.f(zeros(2, 3, 4, 5), zeros(2, 5, 4))))] == [3]
     assert len(run(code, lambda m: m.f(zeros(2, 3, 4, 5))).untested) == 1
+
+
+def test_fields_of_named_tuples_and_dataclasses(run):
+    code = """
+        from dataclasses import dataclass
+        from typing import NamedTuple
+        class Pair(NamedTuple):
+            a: torch.Tensor  # [B, C]
+            b: torch.Tensor  # [B, {}]
+        @dataclass(frozen=True)
+        class Map:
+            image: torch.Tensor  # [B, 3, H, W]
+            mask: torch.Tensor | None = None  # [B, H, W]
+        """
+    good = lambda m: [m.Pair(zeros(2, 3), zeros(2, 6)), m.Pair(zeros(1, 2), b=zeros(1, 4)), m.Map(zeros(2, 3, 4, 5), zeros(2, 4, 5))]  # noqa: E731
+    assert clean(run(code.format("2*C"), good)) and len(run(code.format("2*C"), good).comments) == 4
+    assert [line for line, _ in blamed(run(code.format("C"), good))] == [5]
+    assert [line for line, _ in blamed(run(code.format("2*C"), lambda m: m.Map(zeros(2, 3, 4, 5), zeros(2, 5, 4))))] == [9]
 
 
 def test_an_exception_on_a_commented_line_is_not_a_test_of_it(run):
