@@ -81,16 +81,16 @@ class Tile(NamedTuple):
 # bytes at a time straight to shared memory. "strided": 16-bit in any other layout, loaded one element at a time through registers, hence small.
 # "float": exact float32 has no tensor cores, so registers bound the tile. Interpreted programs cost by their number, not their size.
 TILES = {
-    ("correlate", "strided", "any"): Tile(64, 128, 32, 8, 2),
+    ("correlate", "strided", "any"): Tile(64, 64, 32, 4, 2),
     ("grad_weight", "strided", "any"): Tile(64, 64, 32, 8, 2),
     ("correlate", "half", "sm90"): Tile(128, 256, 64, 8, 4),
     ("correlate", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("correlate", "half", "hip"): Tile(128, 128, 32, 8, 2),
-    ("correlate", "float", "any"): Tile(64, 64, 32, 8, 3),
+    ("correlate", "float", "any"): Tile(64, 64, 16, 8, 3),
     ("grad_weight", "half", "sm90"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "hip"): Tile(128, 128, 32, 8, 2),
-    ("grad_weight", "float", "any"): Tile(64, 64, 32, 8, 3),
+    ("grad_weight", "float", "any"): Tile(64, 64, 32, 4, 2),
     ("correlate", "any", "interpreter"): Tile(256, 64, 64, 1, 1),
     ("grad_weight", "any", "interpreter"): Tile(64, 64, 256, 1, 1),
 }
