@@ -102,7 +102,7 @@ def ring(u, v, o=None):
 
 def star(u, v, o=None):
     """Five soft points."""
-    return 0.8 * (np.hypot(u, v) - 0.7 - 0.3 * np.cos(5 * np.arctan2(v, u)))
+    return 0.6 * (np.hypot(u, v) - 0.7 - 0.3 * np.cos(5 * np.arctan2(v, u)))
 
 
 def kite(u, v, o=None):
@@ -157,13 +157,13 @@ def wave(t, sharp=2.5):
 def windows(u, v, o):
     """A row of dark windows: stripes across the long side, in the middle of it only."""
     inside = (np.abs(v) < 0.36 * o.r) & (np.abs(u) < 0.88 * o.r)
-    return np.where(inside, -0.5 - 0.5 * wave(u / 6.5 + o.phase), 0)
+    return np.where(inside, -0.5 - 0.5 * wave(u / 5 + o.phase), 0)
 
 
 def planks(u, v, o):
     """The same dark stripes along the long side."""
     inside = (np.abs(v) < 0.36 * o.r) & (np.abs(u) < 0.88 * o.r)
-    return np.where(inside, -0.5 - 0.5 * wave(v / 5.5 + o.phase), 0)
+    return np.where(inside, -0.5 - 0.5 * wave(v / 4.6 + o.phase), 0)
 
 
 def stripes(u, v, o):
@@ -263,7 +263,7 @@ def rails(f):
     along = f.x + 0.25 * f.slant * f.y
     across = f.y - 0.12 * f.slant * f.x
     bed = 0.42 + 0.09 * f.grain
-    sleeper = np.clip(2.5 * np.sin(TURN * along / 6.5 + f.phase), -0.4, 1)
+    sleeper = np.clip(2.5 * np.sin(TURN * along / 9 + f.phase), -0.4, 1)
     bed = bed - 0.3 * np.maximum(sleeper, 0)
     steel = np.clip(1.6 - np.abs((across + 3 * f.phase) % 17 - 8.5), 0, 1)
     return bed + steel * (0.95 - bed)
@@ -271,7 +271,7 @@ def rails(f):
 
 def water(f):
     """Waves with light on their crests."""
-    crest = np.sin(TURN * (f.y + 1.8 * np.sin(TURN * f.x / 17 + f.phase) + 0.8 * f.cloud) / 7 + f.phase)
+    crest = np.sin(TURN * (f.y + 1.8 * np.sin(TURN * f.x / 17 + f.phase) + 0.8 * f.cloud) / 9 + f.phase)
     return 0.4 + 0.22 * crest + 0.25 * np.maximum(crest - 0.75, 0) * 4 * (f.grain > 0) + 0.04 * f.grain
 
 

@@ -59,7 +59,7 @@ class Dice:
         count = int(np.prod(shape))
         if self.next + count > NUMBERS:
             raise RuntimeError(f"a picture's plan needs more than NUMBERS={NUMBERS} random numbers; raise the constant")
-        part = self.table[:, self.next:self.next + count].reshape(-1, *shape)
+        part = self.table[:, self.next:self.next + count].reshape(len(self.table), *shape)
         self.next += count
         return np.float32(low) + np.float32(high - low) * part
 
