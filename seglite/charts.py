@@ -384,27 +384,41 @@ def scatter(groups: dict[str, Sequence[tuple[float, float]]], title: str = "", x
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", width: int = 720, strong: Sequence[int] = ()) -> Image.Image:
-    """Rows and columns; words to the left, numbers to the right (through `number`). `strong`: row indices in bold."""
+    """Rows and columns; words to the left and wrapped, numbers to the right (through `number`). `strong`: row indices in bold."""
     cells = [[number(v) for v in row] for row in rows]
     for i, row in enumerate(cells):
         if len(row) != len(columns):
             raise ValueError(f"row {i} of table {title!r} has {len(row)} cells, expected {len(columns)}: {', '.join(map(str, columns))}")
-    numeric = [any(r[c] is not None for r in rows) and all(r[c] is None or not isinstance(r[c], str) for r in rows) for c in range(len(columns))]
-    natural = [max(text_width(v, BODY) for v in (columns[c], *(r[c] for r in cells))) + 22 for c in range(len(columns))]
-    scale = width / sum(natural)
-    widths = [n * scale for n in natural]
-    canvas = Canvas(width, (36 if title else 4) + 28 * (len(cells) + 1) + 8)
-    y = 0
-    if title:
-        canvas.text(0, 2, shorten(title, HEADING - 3, width), HEADING - 3, INK, bold=True)
-        y = 36
-    for i, row in enumerate([[plain(c) for c in columns], *cells]):
+    numeric = [bool(rows) and all(not isinstance(r[c], str) for r in rows) for c in range(len(columns))]
+    widths = _column_widths([[columns[c], *(r[c] for r in cells)] for c in range(len(columns))], width)
+    lines = [[wrap(value, BODY if i else SMALL, w - 14) for value, w in zip(row, widths)] for i, row in enumerate([list(map(str, columns)), *cells])]
+    heights = [6 + 22 * max([len(cell) for cell in row] + [1]) for row in lines]
+    top = 36 if title else 0
+    canvas = Canvas(width, top + sum(heights) + 8)
+    canvas.text(0, 2, shorten(title, HEADING - 3, width), HEADING - 3, INK, bold=True)
+    y = top
+    for i, (row, height) in enumerate(zip(lines, heights)):
         x = 0.0
-        for c, value in enumerate(row):
-            value = shorten(value, BODY if i else SMALL, widths[c] - 6)
+        for c, cell in enumerate(row):
             at, anchor = (x + widths[c] - 8, "rm") if numeric[c] else (x + 4, "lm")
-            canvas.text(at, y + 14, value, BODY if i else SMALL, INK if i else MUTED, anchor, bold=bool(i) and i - 1 in strong)
+            for j, line in enumerate(cell):
+                canvas.text(at, y + 14 + 22 * j, line, BODY if i else SMALL, INK if i else MUTED, anchor, bold=bool(i) and i - 1 in strong)
             x += widths[c]
-        y += 28
+        y += height
         canvas.line([(0, y), (width, y)], MUTED if i == 0 else WASH, 1)
     return canvas.done()
+
+
+def _column_widths(columns: Sequence[Sequence[str]], width: float) -> list[float]:
+    """Widths that add up to `width`: what each column needs and an equal share of what is left; if it is too much, the wide ones give way."""
+    need = [max(text_width(v, BODY) for v in column) + 24 for column in columns]
+    if sum(need) <= width:
+        spare = (width - sum(need)) / len(need)
+        return [n + spare for n in need]
+    limit = width / len(need)
+    while True:  # raise the limit until the columns above it fill the width exactly
+        small = [n for n in need if n <= limit]
+        raised = (width - sum(small)) / (len(need) - len(small))
+        if raised <= limit + 0.01:
+            return [min(n, limit) for n in need]
+        limit = raised

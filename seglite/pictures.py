@@ -173,8 +173,9 @@ def tiles(sample: dict, palette: np.ndarray, size: tuple[int, int] | None = None
         shown["prediction"] = scaled(colourise(maps["prediction"], palette), size)
         if "truth" in maps:
             shown["error"] = scaled(error_map(image, maps["truth"], maps["prediction"]), size)
-            truth, prediction = (scaled(maps[key], size, smooth=False) for key in ("truth", "prediction"))
-            shown["boundary"] = boundary_map(scaled(image, size), truth, prediction)
+            fine = (3 * size[0] // 2, 3 * size[1] // 2)  # drawn larger and reduced: thin, smooth lines
+            truth, prediction = (scaled(maps[key], fine, smooth=False) for key in ("truth", "prediction"))
+            shown["boundary"] = scaled(boundary_map(scaled(image, fine), truth, prediction), size)
         else:
             shown["overlay"] = scaled(overlay(image, maps["prediction"], palette, clear=(0,)), size)
     return shown

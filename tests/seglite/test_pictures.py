@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seglite.charts import LINES, _Axes, Canvas, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap
+from seglite.charts import LINES, _Axes, _column_widths, Canvas, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap
 from seglite.html import report_html
 from seglite.metrics import Confusion
 from seglite.pictures import (
@@ -227,6 +227,19 @@ def test_bars_are_as_long_as_their_values():
 def test_scatter_has_a_mark_for_every_group():
     chart = scatter({"ours": [(1e6, 0.5), (1e7, 0.6)], "theirs": [(3e6, 0.55)]}, log_x=True, names={(1e7, 0.6): "net"})
     assert has_colour(chart, LINES[0]) > 50 and has_colour(chart, LINES[1]) > 25
+
+
+@given(st.lists(st.lists(st.integers(0, 80).map(lambda n: "x" * n), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(200, 1200))
+def test_columns_share_the_width(columns, width):
+    need = [max(text_width(v, 16) for v in column) + 24 for column in columns]
+    widths = _column_widths(columns, width)
+    assert sum(widths) == pytest.approx(width, abs=0.1)
+    assert all(w >= min(n, width / len(columns)) - 0.1 for w, n in zip(widths, need))  # a narrow column never pays for a wide one
+
+
+def test_long_cells_wrap():
+    short, long = (table(["verdict", "claim"], [["holds", "word " * n]], width=400).height for n in (3, 60))
+    assert long >= short + 3 * 22
 
 
 # ---- the report -------------------------------------------------------------------------------------------------------------------------
