@@ -280,13 +280,14 @@ def _tiles(arch: str, backward: bool, length: int, channels: int, wide: bool, re
     "channel" (NHWC), "position" (rows of NCHW) or "line" (columns of NCHW). The kernel of dq swaps BLOCK_Q and BLOCK_K.
     """
     def tile(q, k, lines=1, warps=8, stages=1, table=16):
-        return {"BLOCK_Q": q, "BLOCK_K": k, "LINES": lines, "BLOCK": table, "num_warps": warps, "num_stages": stages}
+        table_warps = 8 if wide and arch != "hip" else 4
+        return {"BLOCK_Q": q, "BLOCK_K": k, "LINES": lines, "BLOCK": table, "num_warps": warps, "num_stages": stages, "table_warps": table_warps}
 
     if arch == "interpreter":  # pays per operation, not per element: many lines to a program
         return tile(32, 32, lines=16, table=32)
     large = channels > 64 or wide
     if relative:  # a whole line of queries with its window spills
-        side = 16 if large else 32
+        side = 16 if large or strides != "channel" else 32
         return tile(16 if backward else side, side, warps=4 if arch == "hip" else 8)
     if strides == "line":
         return tile(16, 16, lines=4 if large else 8)
@@ -356,7 +357,7 @@ def backward_launches(maps: dict, tables: dict, lse: Tensor, gradients: dict, wa
         for name, width in (("rq", arguments["BLOCK_D"]), ("rk", arguments["BLOCK_D"]), ("rv", arguments["BLOCK_E"])):
             shape = (shares, groups, diagonals, 2 * block, width)
             partial[name] = torch.empty(shape, dtype=torch.float32, device=lse.device) if wanted[name] else None
-        launches.append(_launch(axial_backward_tables, (diagonals, groups, shares), arguments, tiles | {"num_warps": 4}, B=images, BLOCK=block,
+        launches.append(_launch(axial_backward_tables, (diagonals, groups, shares), arguments, tiles | {"num_warps": tiles["table_warps"]}, B=images, BLOCK=block,
                                 **{f"p_d{name}": t for name, t in partial.items()}))
     return launches, partial
 
