@@ -87,8 +87,54 @@ def dense_crf_cases(device: str) -> list[Case]:
 
 
 def patch_mix_cases(device: str) -> list[Case]:
-    """Owned by kernels/patch_mix.py."""
-    return []
+    """Images, masks, feature maps and tokens against the formulations people write: gather, advanced indexing, cut-index-join."""
+    from kernels.patch_mix import patch_mix, random_mix_index
+
+    def case(name, shape, dtype, patch, layout=torch.contiguous_format):
+        def build():
+            generator = torch.Generator().manual_seed(0)
+            x = (torch.rand(shape, generator=generator) * 200).to(dtype).to(device).contiguous(memory_format=layout)
+            positions = shape[1] if patch is None else (shape[-2] // patch) * (shape[-1] // patch)
+            index = random_mix_index(shape[0], positions, generator=generator).to(device)
+            place = torch.arange(positions, device=device)
+            rows, columns = (1, 1) if patch is None else (shape[-2] // patch, shape[-1] // patch)
+
+            def cut_index_join():
+                tiles = x.view(shape[0], -1, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).reshape(shape[0], positions, -1)  # [B, P, n]
+                grid = tiles[index, place].view(shape[0], rows, columns, -1, patch, patch)
+                return grid.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+
+            def gather():
+                if patch is None:
+                    return x.gather(0, index[:, :, None].expand(shape))
+                source = index.view(shape[0], rows, columns).repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # [B, H, W]
+                return x.gather(0, (source if len(shape) == 3 else source[:, None]).expand(shape))
+
+            peers = {"torch.gather": gather}
+            if patch is None:
+                peers["x[index, positions]"] = lambda: x[index, place]
+            elif layout == torch.contiguous_format:
+                peers["cut, index, join"] = cut_index_join
+            return (lambda: patch_mix(x, index, patch, check=False)), peers
+
+        elements = torch.Size(shape).numel()
+        if device == "cpu":
+            aims: tuple[Aim, ...] = (Aim("best peer", 1.0),)
+        else:
+            aims = (Aim("roofline", 0.85),) + ((Aim("cut, index, join", 3.0),) if patch is not None and layout == torch.contiguous_format else ())
+        return Case(f"patch_mix/{name}", build, bytes=2.0 * elements * dtype.itemsize, aims=aims)
+
+    batch, features = (256, (256, 2048, 28, 28)) if device == "cuda" else (16, (16, 256, 28, 28))
+    return [
+        case("images-fp32-p16", (batch, 3, 224, 224), torch.float32, 16),
+        case("images-bf16-p16", (batch, 3, 224, 224), torch.bfloat16, 16),
+        case("images-u8-p32", (batch, 3, 224, 224), torch.uint8, 32),
+        case("masks-i64-p16", (batch, 224, 224), torch.int64, 16),
+        case("tokens-bf16", (batch, 196, 768), torch.bfloat16, None),
+        case("tokens-fp32", (batch, 196, 384), torch.float32, None),
+        case("features-bf16-p2", features, torch.bfloat16, 2),
+        case("features-bf16-p2-channels-last", features, torch.bfloat16, 2, torch.channels_last),
+    ]
 
 
 CASES: dict[str, Callable[[str], list[Case]]] = {
