@@ -73,7 +73,8 @@ class Canvas:
 
     def paste(self, picture: Image.Image, x: float, y: float) -> None:
         """Put a finished picture on the sheet, pixel for pixel."""
-        self.image.paste(picture.convert("RGB").resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST), (round(2 * x), round(2 * y)))
+        doubled = picture.convert("RGB").resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
+        self.image.paste(doubled, (round(2 * x), round(2 * y)))
 
     def done(self, zoom: int = 1) -> Image.Image:
         """The picture in final size, or (zoom=2) twice as large for fine screens."""
@@ -159,7 +160,8 @@ def _tick_text(value: float, spacing: float) -> str:
 class _Axes:
     """A frame with ticks and labels; `at(x, y)` gives the place of a data point on the canvas."""
 
-    def __init__(self, canvas: Canvas, frame, x_range, y_range, x_label: str, y_label: str, log_y: bool = False, log_x: bool = False, x_air: float = 0.0):
+    def __init__(self, canvas: Canvas, frame, x_range, y_range, x_label: str, y_label: str, log_y: bool = False, log_x: bool = False,
+                 x_air: float = 0.0):
         self.left, self.top, self.right, self.bottom = frame
         self.log_x, self.log_y = log_x, log_y
         self.x_low, self.x_high = self._room(*x_range, log_x, x_air)
@@ -249,9 +251,9 @@ def _limits(values: list[float], fixed, log: bool, what: str) -> tuple[float, fl
 # ---- charts ---------------------------------------------------------------------------------------------------------------------------
 
 
-def line_chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], title: str = "", x: str = "", y: str = "", size: tuple[int, int] = (720, 380),
-               spread: dict[str, Sequence[float]] | None = None, log_x: bool = False, log_y: bool = False, y_range=None, markers: bool = False,
-               zoom: int = 1) -> Image.Image:
+def line_chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], title: str = "", x: str = "", y: str = "",
+               size: tuple[int, int] = (720, 380), spread: dict[str, Sequence[float]] | None = None, log_x: bool = False, log_y: bool = False,
+               y_range=None, markers: bool = False, zoom: int = 1) -> Image.Image:
     """Curves. `lines`: {name: (xs, ys)}; None and NaN break a curve, a long noisy curve is drawn faint with its rolling mean on top.
 
     `spread`: {name: half widths} shades a band around a curve (one standard deviation over seeds, say). `y_range`: (low, high), None = from data.

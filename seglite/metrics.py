@@ -241,7 +241,8 @@ class Confusion:
 
     def rows(self) -> list[dict]:
         """One dict per class: class, iou, fp, fn, recall, precision, pixels (true). None instead of NaN, ready for JSON and CSV."""
-        columns = {"iou": self.iou(), "fp": self.false_positive(), "fn": self.false_negative(), "recall": self.recall(), "precision": self.precision()}
+        columns = {"iou": self.iou(), "fp": self.false_positive(), "fn": self.false_negative(),
+                   "recall": self.recall(), "precision": self.precision()}
         return [
             {"class": name, **{key: None if np.isnan(v[k]) else float(v[k]) for key, v in columns.items()}, "pixels": int(self.in_truth[k])}
             for k, name in enumerate(self.names)

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from seglite import files
-from seglite.charts import BODY, CARD, HEADING, INK, LINES, MUTED, RULE, SMALL, TITLE, WASH, Canvas, line_chart, number, percent, shorten, table, text_width, wrap
+from seglite.charts import (
+    BODY, CARD, HEADING, INK, LINES, MUTED, RULE, SMALL, TITLE, WASH, Canvas, line_chart, number, percent, shorten, table, text_width, wrap)
 from seglite.metrics import IGNORE, boundary_pixels, dilate
 
 DELETED = 254
@@ -213,7 +214,8 @@ def panels(samples: Sequence[dict], palette: np.ndarray, width: int = WIDTH - 2 
     for (sample, row), height in zip(rows, heights):
         for caption, picture in row.items():
             canvas.paste(Image.fromarray(picture), captions.index(caption) * (tile + gap), y)
-        canvas.text(0, y + height + 5, shorten("  ·  ".join(filter(None, (str(sample.get("name", "")), score_of(sample)))), SMALL, width), SMALL, MUTED)
+        label = "  ·  ".join(filter(None, (str(sample.get("name", "")), score_of(sample))))
+        canvas.text(0, y + height + 5, shorten(label, SMALL, width), SMALL, MUTED)
         y += height + 34
     return canvas.done()
 
@@ -241,17 +243,18 @@ def class_table(rows: Sequence[dict], palette: np.ndarray, width: int = WIDTH - 
     columns = 1 if len(rows) <= 8 else (2 if len(rows) <= 60 else 3)
     gap, per = 40, math.ceil(len(rows) / columns)
     each = (width - gap * (columns - 1)) / columns
-    numbers = [("IoU", "iou"), ("FP", "fp"), ("FN", "fn"), ("recall", "recall"), ("pixels", "pixels")][: 5 if each > 480 else 4]
-    cell = 62 if each > 480 else 50
+    numbers = [("IoU", "iou", 62), ("FP", "fp", 62), ("FN", "fn", 62), ("recall", "recall", 62), ("pixels", "pixels", 82)]  # title, key, width
+    if each <= 480:
+        numbers = [(title, key, 50) for title, key, _ in numbers[:4]]
     name_width = min(max([text_width(r["class"], BODY) for r in rows], default=0) + 36, 0.34 * each)
-    bar = each - name_width - cell * len(numbers) - 20 - (20 if numbers[-1][1] == "pixels" else 0)
+    bar = each - name_width - sum(n for _, _, n in numbers) - 20
     canvas = Canvas(width, 30 + 28 * per + 6)
     for c in range(columns):
         left = c * (each + gap)
         right = left + each
-        stops = [right - (len(numbers) - 1 - i) * cell - (20 if i < len(numbers) - 1 and numbers[-1][1] == "pixels" else 0) for i in range(len(numbers))]
+        stops = [right - sum(n for _, _, n in numbers[i + 1 :]) for i in range(len(numbers))]
         canvas.text(left, 6, "class", SMALL, MUTED)
-        for (title, _), x in zip(numbers, stops):
+        for (title, _, _), x in zip(numbers, stops):
             canvas.text(x, 6, title, SMALL, MUTED, "ra")
         canvas.line([(left, 28), (right, 28)], MUTED, 1)
         for i, row in enumerate(rows[c * per : (c + 1) * per]):
@@ -263,8 +266,9 @@ def class_table(rows: Sequence[dict], palette: np.ndarray, width: int = WIDTH - 
                 canvas.text(left + name_width + 8, y + 14, "absent", 12, MUTED, "lm")
             elif row["iou"] > 0:
                 canvas.box(left + name_width, y + 9, max(2, bar * row["iou"]), 10, fill=LINES[0], radius=2)
-            for (_, key), x in zip(numbers, stops):
-                canvas.text(x, y + 14, number(row["pixels"]) if key == "pixels" else percent(row[key]), BODY, INK if key == "iou" else MUTED, "rm")
+            for (_, key, _), x in zip(numbers, stops):
+                text = number(row["pixels"]) if key == "pixels" else percent(row[key])
+                canvas.text(x, y + 14, text, BODY, INK if key == "iou" else MUTED, "rm")
             canvas.line([(left, y + 28), (right, y + 28)], WASH, 1)
     return canvas.done()
 
@@ -400,7 +404,8 @@ def report_png(report: Report, width: int = WIDTH) -> Image.Image:
     if report.headline:
         parts.append(_cards(report.headline, inner, 30))
     if report.samples:
-        parts += [_heading("What it sees", inner, "red: wrong pixels; hatched or pale blue: ignored in the truth"), panels(report.samples, report.palette, inner)]
+        note = "red: wrong pixels; hatched or pale blue: ignored in the truth"
+        parts += [_heading("What it sees", inner, note), panels(report.samples, report.palette, inner)]
         if len(report.classes) <= 40:
             parts.append(legend(report.classes, report.palette, inner, ignore=report.has_ignored()))
     if report.per_class:
@@ -410,7 +415,8 @@ def report_png(report: Report, width: int = WIDTH) -> Image.Image:
         charts = [line_chart(**{"size": (half, 360), **curve}) for curve in report.curves]
         parts += [_heading("Curves", inner), side_by_side(charts, inner)]
     if report.tables:
-        drawn = [table(t["columns"], t["rows"], t.get("title", ""), half if len(t["columns"]) < 6 else inner, t.get("strong", ())) for t in report.tables]
+        drawn = [table(t["columns"], t["rows"], t.get("title", ""), half if len(t["columns"]) < 6 else inner, t.get("strong", ()))
+                 for t in report.tables]
         parts += [_heading("Tables", inner), side_by_side(drawn, inner)]
     for figure in report.figures:
         picture = _picture(figure["image"])

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seglite.charts import LINES, _Axes, _column_widths, Canvas, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap
+from seglite.charts import (
+    LINES, Canvas, _Axes, _column_widths, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap)
 from seglite.html import report_html
 from seglite.metrics import Confusion
 from seglite.pictures import (
@@ -216,7 +217,8 @@ def test_long_noisy_curves_get_their_mean():
 
 
 def test_bars_are_as_long_as_their_values():
-    chart = np.asarray(bar_chart([{"name": "a", "value": 0.5}, {"name": "b", "value": 1.0, "spread": 0.1, "points": [0.9, 1.1]}, {"name": "c", "value": None}]))
+    bars = [{"name": "a", "value": 0.5}, {"name": "b", "value": 1.0, "spread": 0.1, "points": [0.9, 1.1]}, {"name": "c", "value": None}]
+    chart = np.asarray(bar_chart(bars))
     tint = np.abs(chart.astype(int) - [64, 149, 197]).max(-1) < 3
     lengths = [tint[44 + 38 * i + 10].sum() for i in (0, 1, 2)]
     assert lengths[2] == 0 and lengths[0] == pytest.approx(0.5 * lengths[1], abs=4) and lengths[0] > 100
@@ -252,7 +254,8 @@ def full_report() -> Report:
         headline={"mIoU": f"{percent(confusion.miou())} %", "pixel accuracy": 0.8261}, classes=("road", "tree"), palette=PALETTE,
         samples=[SAMPLE, {"name": "b", "image": np.zeros((300, 400, 3), np.uint8), "prediction": np.zeros((300, 400), int)}],
         per_class=[*confusion.rows()], curves=[{"lines": {"loss": ([0, 1], [2, 1])}, "title": "Loss", "x": "step", "y": "loss"}],
-        figures=[{"title": "Figure one", "image": IMAGE, "note": "why"}], tables=[{"title": "T", "columns": ["row", "v"], "rows": [["a", 1], ["b", None]], "strong": [1]}],
+        figures=[{"title": "Figure one", "image": IMAGE, "note": "why"}],
+        tables=[{"title": "T", "columns": ["row", "v"], "rows": [["a", 1], ["b", None]], "strong": [1]}],
         costs={"parameters": 1_234_567}, notes={"seed": "one only"})
 
 
@@ -288,7 +291,8 @@ def test_page_is_whole_and_needs_nothing_else():
     text = report_html(full_report())
     page = Page(text)
     words = " ".join(page.words)
-    for expected in ("A <method> on scenes", "Someone & others", 'out="x y"', "69.3 %", "road", "tree", "a <b>", "82.6 % of pixels right", "1.23 M", "seed", "Figure one"):
+    for expected in ("A <method> on scenes", "Someone & others", 'out="x y"', "69.3 %", "road", "tree", "a <b>", "82.6 % of pixels right",
+                     "1.23 M", "seed", "Figure one"):
         assert expected in words, expected
     assert "script" not in page.tags and "http" not in text and "url(" not in text
     assert len(page.pictures) == 5 + 3 + 1 + 1
