@@ -4,8 +4,8 @@ Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017 (arX
 
     teacher <- decay * teacher + (1 - decay) * student        after every optimizer step
 
-Early in training the student still moves fast, so the decay ramps up as min(decay, 1 - 1/(step + 1)), as in the authors' code: the first
-update copies the student, the n-th averages over about n students until `decay` takes over.
+Early in training the student still moves fast, so the decay ramps up as min(decay, 1 - 1/(step + 1)), after the authors' code, with step
+counted from 0: the first update copies the student, the n-th makes the teacher the plain mean of n students, until `decay` takes over.
 """
 import copy
 
@@ -70,7 +70,9 @@ class Teacher(nn.Module):
         own = named_tensors(self.model)
         if student.keys() != own.keys():
             odd = sorted(student.keys() ^ own.keys())
-            raise ValueError(f"the student's tensors are not the teacher's: {len(odd)} names on one side only, first {odd[0]!r}; update from the copied network.")
+            raise ValueError(
+                f"the student's tensors are not the teacher's: {len(odd)} names on one side only, first {odd[0]!r}; update from the copied network."
+            )
         for name, tensor in own.items():
             source = student[name].to(tensor)
             if tensor.is_floating_point():

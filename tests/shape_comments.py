@@ -1,7 +1,7 @@
 """Execute shape comments: trace real calls and compare every `# [B, C, H/8, W/8]` with the tensors that the line made.
 
 Grammar
-    comment     the last thing on a code line, beginning with a bracket:   # [B, C, h, w]      words may follow: # [B, N] in 0..1
+    comment     the last thing on a code line, beginning with a bracket: # [B, C, h, w]; words may follow: # [B, N] in 0..1
                 A comment that begins with a word is prose and is not checked.
     group       [dim, dim, ...]; [] is a scalar. Several groups, for several tensors, are separated by commas: # [B, N], [B, D]
     dim         whole numbers, names, + - * / // ** and parentheses: H/8, 2*D, h*w, K-1, 1+N, self.heads. Divisions must come out whole.
@@ -12,7 +12,7 @@ Grammar
                 Functions decorated with something called jit are kernels and are left out.
 
 What is compared
-    a = ...  # [B, C]                one tensor, numpy array (anything with .shape), number (shape []), or torch.Size / tuple of integers as a shape
+    a = ...  # [B, C]                one tensor or numpy array (anything with .shape); a number is []; a torch.Size or tuple of integers is a shape
     a, b = ...  # [B, C], [B, D]     one group per name; a single group describes every tensor among them
     maps = ...  # [B, C]             a list, tuple or dict: every element; or as many groups as elements
     return ...  # [B, C]             the returned value, by the same rules
@@ -22,7 +22,8 @@ What is compared
 Where a name gets its value, in this order
     1. an integer local variable or argument of that name (dotted names are looked up the same way), as it is at that moment;
     2. the value it was bound to earlier in the same call: first by the function's docstring, which may give shapes of arguments
-       (`image: [B, 3, H, W]`, `image float [B, 3, H, W]`; where it says "or", a shape that fits the first of them), then by the signature, then line by line;
+       (`image: [B, 3, H, W]`, `image float [B, 3, H, W]`; where it says "or", a shape that fits the first of them), then by the signature,
+       then line by line;
     3. otherwise this dimension binds it: H/8 of size 4 makes H = 32. A dimension with several unknown names (h*w) waits until later lines bind them,
        and fails if the call ends before.
 Nothing carries over from call to call. A comment that contradicts itself or an earlier binding binds nothing, so it spoils no later line;
@@ -269,7 +270,8 @@ class Call:
 
     def compare_value(self, comment: Comment, value: object, frame: FrameType | None, what: str, several: bool = False) -> None:
         values, shape_like = as_tensors(value)
-        if shape_like and several and len(comment.groups) == 1 and len(comment.groups[0]) != len(value) and not any(map(is_ellipsis, comment.groups[0])):
+        group = comment.groups[0] if len(comment.groups) == 1 else []
+        if shape_like and several and len(group) not in (0, len(value)) and not any(map(is_ellipsis, group)):
             comment.fail(f"{what} are {len(value)} integers, the comment has {len(comment.groups[0])} dimensions")
             return
         groups = comment.groups
@@ -349,7 +351,7 @@ def shape_of(value: object) -> tuple[int, ...] | None:
 
 
 def match_shape(shape: tuple[int, ...], group: list[ast.expr], names: dict, frame: FrameType | None) -> tuple[dict, list, str]:
-    """Compare one shape with one group: the names it binds, (dimension, size) pairs that must wait, and the reason of a mismatch ("" if none)."""
+    """Compare one shape with one group: the names it binds, (dimension, size) pairs that must wait, the reason of a mismatch ("" if none)."""
     dims = list(group)
     if any(map(is_ellipsis, dims)):
         at = [is_ellipsis(d) for d in dims].index(True)
@@ -501,6 +503,6 @@ def check_shapes(modules: Iterable[ModuleType], example: Callable[[], object]) -
         threading.settrace(before)
     for module in modules:
         for comment in sources[module.__file__].module:
-            call, target = Call(Function()), comment.statement.targets[0] if isinstance(comment.statement, ast.Assign) else comment.statement.target
-            call.compare_value(comment, evaluate_target(target, vars(module), vars(module)), None, ast.unparse(target))
+            target = comment.statement.targets[0] if isinstance(comment.statement, ast.Assign) else comment.statement.target
+            Call(Function()).compare_value(comment, evaluate_target(target, vars(module), vars(module)), None, ast.unparse(target))
     return [Report(source.comments, source.documented) for source in sources.values()]

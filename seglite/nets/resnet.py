@@ -95,7 +95,8 @@ class ResNet(nn.Module):
         if stages not in (1, 2, 3, 4):
             raise ValueError(f"stages={stages}: a ResNet has 1 to 4 stages.")
         if multi_grid is not None and (stages < 4 or len(multi_grid) != depths[3]):
-            raise ValueError(f"multi_grid={tuple(multi_grid)}: layer4 here has {depths[3] if stages == 4 else 0} blocks and wants as many factors.")
+            blocks = depths[3] if stages == 4 else 0
+            raise ValueError(f"multi_grid={tuple(multi_grid)}: layer4 here has {blocks} blocks and wants as many factors.")
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

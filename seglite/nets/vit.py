@@ -107,8 +107,8 @@ class ViT(nn.Module):
     def positions(self, h: int, w: int) -> torch.Tensor:
         """Position embeddings for a map of h x w patches: [1, 1+h*w, D].
 
-        Bicubic, to exactly h x w. DINO's code asks for a scale factor that is 0.1 patch too large instead, which shifts the sampling points by a
-        few hundredths of a patch; at the stored size both are the stored numbers.
+        Bicubic, to exactly h x w. DINO's code instead asks for a scale that is 0.1 patch too large, which moves the sampling points by up to
+        0.1 * grid / h of a stored patch; at the stored size both are the stored numbers.
         """
         if (h, w) == (self.grid, self.grid):
             return self.pos_embed

@@ -126,7 +126,8 @@ def load_weights(
     check(path, own, tensors, [n for n in kept if not free(n)], [n for n in unused if not free(n)], [n for n in misfits if n not in tolerated])
     fitting = {name: value for name, value in tensors.items() if name in own and name not in tolerated}
     if not fitting:
-        raise ValueError(f"{path}: not one of its {len(tensors)} names is in the model; the file has {some(list(tensors))}, the model {some(list(own))}.")
+        names = f"the file has {some(list(tensors))}, the model {some(list(own))}"
+        raise ValueError(f"{path}: not one of its {len(tensors)} names is in the model; {names}.")
     for name, value in fitting.items():
         if own[name].is_floating_point() and not value.is_floating_point():
             raise ValueError(f"{path}: {name} is {value.dtype}, the model wants {own[name].dtype}; quantised weights must be expanded first.")
@@ -151,8 +152,10 @@ def check(path: str | Path, own: dict, tensors: dict, missing: list[str], unexpe
     if missing or unexpected:
         sides = []
         if missing:
-            sides.append(f"{len(missing)} names of the model are not in the file ({some([f'{n} {list(own[n].shape)}' for n in missing])})")
+            listed = some([f"{n} {list(own[n].shape)}" for n in missing])
+            sides.append(f"{len(missing)} names of the model are not in the file ({listed})")
         if unexpected:
-            sides.append(f"{len(unexpected)} names of the file are not in the model ({some([f'{n} {list(tensors[n].shape)}' for n in unexpected])})")
+            listed = some([f"{n} {list(tensors[n].shape)}" for n in unexpected])
+            sides.append(f"{len(unexpected)} names of the file are not in the model ({listed})")
         first = (missing or unexpected)[0].split(".")[0] + "."
         raise ValueError(f"{path}: {' and '.join(sides)}; check prefix=, or allow it with partial=({first!r},), or partial=True for any name.")

@@ -4,14 +4,24 @@ import torch
 
 from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import divisible, mobilenet_v2
+from seglite.nets.resnet import resnet101
 from seglite.nets.weights import load_weights
 from tests.seglite.test_nets_resnet import sample_images, shuffled_norms
+from tests.seglite.test_nets_segmenters import multiply_adds
 from tests.tolerances import assert_close
 
 
 def test_parameter_count_is_torchvisions():
     with torch.device("meta"):
         assert count_parameters(mobilenet_v2()) == 3_504_872
+
+
+def test_multiply_adds_are_the_papers():
+    """Table 4 of the paper: 300 million at 224 x 224; the docstring compares it with a ResNet-101's 7.8 billion."""
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 224, 224)
+        assert round(multiply_adds(mobilenet_v2().eval(), image) / 1e6) == 299
+        assert round(multiply_adds(resnet101().eval(), image) / 1e8) == 78
 
 
 def test_names_and_shapes_are_torchvisions():

@@ -11,6 +11,20 @@ from seglite.nets.segmenters import ASPP, DeepLabV2, DeepLabV3Plus, SmallClassif
 from tests.seglite.test_nets_resnet import shuffled_norms
 from tests.tolerances import assert_close
 
+def multiply_adds(net, image):
+    """Multiply-adds of all convolutions for one image."""
+    total = []
+    hooks = [
+        m.register_forward_hook(lambda m, inputs, output: total.append(output.numel() * m.weight[0].numel()))
+        for m in net.modules() if isinstance(m, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        net(image)
+    for hook in hooks:
+        hook.remove()
+    return sum(total)
+
+
 BACKBONES = {
     "resnet18-8": lambda: resnet18(classes=0, width=8, output_stride=8),
     "resnet50-16": lambda: resnet50(classes=0, width=4, output_stride=16),
@@ -120,6 +134,12 @@ def test_small_networks_take_any_size(size):
     assert [m.out_channels for m in unet.modules() if isinstance(m, nn.Conv2d)] == [16, 16, 32, 32, 48, 48, 32, 16, 5]
 
 
+def test_sizes_that_the_docstrings_state():
+    unet = SmallUNet(5).eval()
+    assert count_parameters(unet) == 81_637 and count_parameters(SmallClassifier(4)) == 41_040
+    assert round(multiply_adds(unet, torch.zeros(1, 3, 64, 64)) / 1e6) == 22
+
+
 def test_class_maps_see_19_pixels_and_hold_no_constant():
     torch.manual_seed(0)
     net = shuffled_norms(SmallClassifier(4)).eval()
@@ -132,7 +152,13 @@ def test_class_maps_see_19_pixels_and_hold_no_constant():
     assert_close(net(image), net.class_maps(image).mean((2, 3)))
 
 
-@pytest.mark.parametrize("build", [lambda: SmallUNet(3, 8), lambda: DeepLabV3Plus(resnet18(classes=0, width=8, stages=2), 3, 16, 8, rates=(1, 2))], ids=["unet", "deeplab"])
+LEARNERS = {
+    "unet": lambda: SmallUNet(3, 8),
+    "deeplab": lambda: DeepLabV3Plus(resnet18(classes=0, width=8, stages=2), 3, 16, 8, rates=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("build", LEARNERS.values(), ids=LEARNERS)
 def test_a_segmenter_overfits_two_images(build):
     torch.manual_seed(0)
     image = torch.randn(2, 3, 32, 32)

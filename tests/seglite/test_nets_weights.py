@@ -137,7 +137,8 @@ def test_unsuitable_numbers_are_refused(saved):
 def test_files_that_are_no_weights_are_refused(saved, tmp_path):
     refused(tmp_path / "absent.pth", "there is no such weights file", saved)
     refused(tmp_path, "there is no such weights file", saved)
-    for name, content in {"empty": b"", "text": b"hello, not weights\n", "html": b"<!DOCTYPE html><html></html>" * 50, "zeros": bytes(4096)}.items():
+    contents = {"empty": b"", "text": b"hello, not weights\n", "html": b"<!DOCTYPE html><html></html>" * 50, "zeros": bytes(4096)}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, f"not a PyTorch weights file, or one cut short \\({len(content)} bytes\\)", saved)
 
