@@ -72,13 +72,178 @@ class Case:
 
 # ------------------------------------------------------------------------------------------------ cases, one section per kernel file
 def atrous_conv_cases(device: str) -> list[Case]:
-    """Owned by kernels/atrous_conv.py."""
-    return []
+    """DeepLab v2's heads and its dilated blocks, forward alone and with the backward pass. Peers: cuDNN (or oneDNN) through F.conv2d, in both
+    memory layouts, ASPP as one call per branch and additions. The floor counts every tap, as the peers do, and x once."""
+    import torch.nn.functional as F
+
+    from kernels.atrous_conv import aspp, atrous_conv
+
+    cuda = device == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
+
+    def branches(x, weights, biases, rates):
+        y = F.conv2d(x, weights[0], biases[0], padding=rates[0], dilation=rates[0])
+        for weight, bias, rate in zip(weights[1:], biases[1:], rates[1:]):
+            y = y + F.conv2d(x, weight, bias, padding=rate, dilation=rate)
+        return y
+
+    def case(name, x_shape, n_out, rates, backward, groups=1, aims=(), agree=2e-2):
+        batch, channels, height, width = x_shape
+
+        def build():
+            generator = torch.Generator(device).manual_seed(0)
+            x = torch.randn(x_shape, generator=generator, device=device).to(dtype)  # [B, C, H, W]
+            scale = (9 * channels // groups) ** -0.5
+            w = torch.randn(len(rates), n_out, channels // groups, 3, 3, generator=generator, device=device).mul(scale).to(dtype)
+            b = torch.zeros(len(rates), n_out, device=device, dtype=dtype)
+            g = torch.randn(batch, n_out, height, width, generator=generator, device=device).to(dtype)  # [B, O, H, W]
+            torch.backends.cudnn.benchmark = True  # the peer's best algorithm, found in its warm-up call
+
+            def candidate(function, layout):
+                leaves = [x.to(memory_format=layout, copy=True).requires_grad_(backward), w.clone().requires_grad_(backward)]
+                upstream = g.to(memory_format=layout)
+
+                def call():
+                    with torch.set_grad_enabled(backward):
+                        y = function(*leaves)
+                    return (y.detach(), *torch.autograd.grad(y, leaves, upstream)) if backward else y
+                return call
+
+            last, rows = torch.channels_last, torch.contiguous_format
+            if groups > 1 or len(rates) == 1:
+                r = rates[0]
+                ours = lambda x, w: atrous_conv(x, w[0], b[0], padding=r, rate=r, groups=groups)  # noqa: E731
+                peer = lambda x, w: F.conv2d(x, w[0], b[0], padding=r, dilation=r, groups=groups)  # noqa: E731
+            else:
+                ours, peer = lambda x, w: aspp(x, w, b, rates), lambda x, w: branches(x, w, b, rates)
+            peers = {"F.conv2d channels-last": candidate(peer, last), "F.conv2d contiguous": candidate(peer, rows)}
+            if cuda or len(rates) == 1:
+                return candidate(ours, last), {**peers, "ours contiguous": candidate(ours, rows)}
+            return candidate(ours, rows), {**peers, "ours channels-last": candidate(ours, last)}
+
+        size = torch.finfo(dtype).bits // 8
+        passes = 3 if backward else 1
+        weights = len(rates) * n_out * channels // groups * 9
+        maps = batch * height * width * (channels + n_out)
+        return Case(f"atrous_conv/{name}-{'training' if backward else 'forward'}-{str(dtype).removeprefix('torch.')}", build,
+                    bytes=size * (maps + weights) * (2 if backward else 1), flops=passes * 2.0 * batch * height * width * weights, aims=aims, agree=agree)
+
+    pyramid = (6, 12, 18, 24)
+    if not cuda:
+        return [case(f"aspp-{c}-{o}-{n}x{h}x{h}", (n, c, h, h), o, rates, backward, aims=(Aim("best peer", 1.0),), agree=1e-4)
+                for n, c, o, h, rates in ((1, 2048, 21, 41, pyramid), (8, 256, 11, 33, pyramid), (8, 128, 64, 32, (2, 4, 8, 12)))
+                for backward in (False, True)]
+    found = []
+    for backward in (False, True):
+        found += [
+            case("aspp-2048-256-8x65x65", (8, 2048, 65, 65), 256, pyramid, backward, aims=(Aim("best peer", 1.1),)),
+            case("aspp-2048-21-8x65x65", (8, 2048, 65, 65), 21, pyramid, backward, aims=(Aim("best peer", 2.0),)),
+            case("aspp-2048-21-1x41x41", (1, 2048, 41, 41), 21, pyramid, backward, aims=(Aim("best peer", 2.0),)),
+            case("conv-512-512-rate4-8x65x65", (8, 512, 65, 65), 512, (4,), backward, aims=(Aim("best peer", 1.0),)),
+            case("depthwise-960-rate2-8x65x65", (8, 960, 65, 65), 960, (2,), backward, groups=960, aims=(Aim("best peer", 1.0),)),
+        ]
+    return found
 
 
 def axial_attention_cases(device: str) -> list[Case]:
-    """Owned by kernels/axial_attention.py."""
-    return []
+    """One axis of an axial layer against SDPA on permuted copies; with relative tables against einsum (eager, compiled) and FlexAttention;
+    P2AT's squeeze against its description in PyTorch. Forward, and forward with backward."""
+    from kernels.axial_attention import RelativePositions, axial_attention, axial_attention_reference
+    from kernels.squeeze_axial import squeeze_axial_attention
+
+    cuda = device == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
+    B, G, L, D = (8, 8, 64, 64) if cuda else (2, 8, 48, 32)
+
+    def with_backward(attend, leaves, upstream):
+        def call():
+            return torch.autograd.grad(attend(), leaves, upstream)
+        return call
+
+    def case(axis, layout, relative, backward, length=L):
+        def build():
+            generator = torch.Generator().manual_seed(0)
+
+            def a_map():
+                if layout == "nhwc":
+                    x = torch.randn(B, length, length, G, D, generator=generator).to(device, dtype).permute(0, 3, 1, 2, 4)
+                else:
+                    x = torch.randn(B, G, D, length, length, generator=generator).to(device, dtype).permute(0, 1, 3, 4, 2)
+                return x.requires_grad_(backward)
+
+            q, k, v = (a_map() for _ in range(3))
+            upstream = a_map().detach()
+            tables = [torch.randn(2 * length - 1, D, generator=generator).to(device, dtype).mul(0.3).requires_grad_(backward) for _ in range(3 * relative)]
+            positions = RelativePositions(*tables)
+
+            def sdpa_on_copies():
+                lines = [(t if axis == "row" else t.transpose(2, 3)).contiguous().view(B, G * length, length, D) for t in (q, k, v)]  # [B, M, L, D]
+                out = torch.nn.functional.scaled_dot_product_attention(*lines).view(B, G, length, length, D)
+                return out if axis == "row" else out.transpose(2, 3).contiguous()
+
+            def einsum():
+                return axial_attention_reference(q, k, v, axis, D ** -0.5, positions)
+
+            peers = {"einsum": einsum} if relative else {"SDPA on copies": sdpa_on_copies}
+            if relative and cuda:
+                peers["compiled einsum"] = torch.compile(einsum)
+                if not backward:
+                    peers |= flex_peer(q, k, v, positions, axis)
+            calls = {"ours": lambda: axial_attention(q, k, v, axis, relative=positions), **peers}
+            if backward:
+                calls = {name: with_backward(call, [q, k, v, *tables], upstream) for name, call in calls.items()}
+            return calls.pop("ours"), calls
+
+        moved = B * G * length * length * D * dtype.itemsize
+        work = 2.0 * 2 * B * G * length ** 3 * D * (2.5 if relative else 1)
+        name = f"{axis}-{layout}-L{length}{'-relative' if relative else ''}{'-with-backward' if backward else ''}"
+        aims = () if not cuda else (Aim("best peer", 2.0 if relative else 1.0),) if layout == "nhwc" and axis == "row" else (Aim("best peer", 2.0),)
+        return Case(f"axial_attention/{name}", build, bytes=(4 + 8 * backward) * moved, flops=work * (3.5 if backward else 1),
+                    exps=B * G * length ** 3 * (2 if backward else 1), aims=aims or (Aim("best peer", 1.0),), agree=2e-2 if cuda else 1e-5,
+                    approximate=("FlexAttention without value term",))
+
+    def flex_peer(q, k, v, positions, axis):
+        """FlexAttention adds query and key terms by a score function that gathers from q rq' and k rk'; the value term needs p, so v + rv is out
+        of its reach: the peer leaves it out and is marked approximate."""
+        from torch.nn.attention.flex_attention import flex_attention
+
+        compiled = torch.compile(flex_attention)
+
+        def call():
+            a, b, c = ((t if axis == "row" else t.transpose(2, 3)).flatten(1, 2).contiguous() for t in (q, k, v))
+            length, scale = a.shape[2], a.shape[-1] ** -0.5
+            query_term, key_term = a @ positions.query.t() * scale, b @ positions.key.t() * scale
+
+            def score(s, image, line, i, j):
+                return s + query_term[image, line, i, j - i + length - 1] + key_term[image, line, j, j - i + length - 1]
+
+            return compiled(a, b, c, score_mod=score).view(B, G, -1, length, D)
+        return {"FlexAttention without value term": call}
+
+    def squeeze_case(H, W, backward):
+        def build():
+            generator = torch.Generator().manual_seed(0)
+            q, k, v, upstream = (torch.randn(B, c, H, W, generator=generator).to(device, dtype).requires_grad_(backward) for c in (128, 128, 256, 256))
+
+            def eager():
+                def branch(dim):
+                    tokens = (t.mean(dim).unflatten(1, (8, -1)).transpose(2, 3) for t in (q, k, v))
+                    return torch.nn.functional.scaled_dot_product_attention(*tokens).transpose(2, 3).flatten(1, 2)
+                return v + branch(3)[..., None] + branch(2)[:, :, None]
+
+            calls = {"ours": lambda: squeeze_axial_attention(q, k, v, 8), "eager": eager}
+            if backward:
+                calls = {name: with_backward(call, [q, k, v], upstream.detach()) for name, call in calls.items()}
+            return calls.pop("ours"), calls
+
+        moved = B * H * W * dtype.itemsize
+        return Case(f"axial_attention/squeeze-{H}x{W}{'-with-backward' if backward else ''}", build, bytes=moved * (768 + 768 * backward),
+                    aims=(Aim("best peer", 1.5 if cuda else 1.0),), agree=2e-2 if cuda else 1e-5)
+
+    cases = [case(axis, layout, False, backward) for backward in (False, True) for layout in ("nhwc", "nchw") for axis in ("row", "column")]
+    cases += [case("column", "nhwc", True, backward) for backward in (False, True)]
+    cases += [case("column", "nhwc", False, True, 256)] if cuda else []
+    return cases + [squeeze_case(*size, backward) for size in ((23, 30), (90, 120)) for backward in (False, True)]
 
 
 def dense_crf_cases(device: str) -> list[Case]:
