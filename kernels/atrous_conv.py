@@ -337,7 +337,9 @@ def _grad_weight(x: torch.Tensor, g: torch.Tensor, packed: torch.Tensor, geometr
 
 # ------------------------------------------------------------------------------------------------ the public operations
 
-SHIFT_ADD_LIMIT = 32  # output channels up to which ASPP multiplies first and shifts afterwards
+# ASPP multiplies first and shifts afterwards up to this many outputs, if x has at least this many times as many channels: z must be small
+# beside x. On the CPU measured for 2048 -> 21, 256 -> 11, 48 -> 6 (wins) and 128 -> 32, 48 -> 12 (loses); on a GPU not measured yet.
+SHIFT_ADD_OUTPUTS, SHIFT_ADD_RATIO = 32, 8
 
 
 def atrous_conv(
@@ -399,8 +401,8 @@ def aspp(
         x [B, C, H, W], any strides; weights [R, O, C, 3, 3] or R tensors [O, C, 3, 3]; biases [R, O], R tensors [O], or None; R = 1 .. 8 rates
         result [B, O, H, W] in the memory layout of x; differentiable in x, weights and biases (not twice)
 
-    route="direct" sums all live taps in one loop; "shift_add" multiplies all taps at once and adds shifted maps. By default the latter for up
-    to 32 outputs. On a CPU "direct" is R calls of F.conv2d, and the default for more outputs, or for one image without gradients.
+    route="direct" sums all live taps in one loop (on a CPU: R calls of F.conv2d); "shift_add" multiplies all taps at once and adds shifted maps.
+    None takes shift_add for few outputs of many channels (O <= 32 and C >= 8 O), else direct.
     """
     if not isinstance(weights, torch.Tensor):
         weights = torch.stack(list(weights))
@@ -415,9 +417,10 @@ def aspp(
         return aspp_reference(x, weights, biases, rates)
     path = "torch" if x.dtype == torch.float64 else path
     if route is None:
-        route = "shift_add" if weights.shape[1] <= SHIFT_ADD_LIMIT else "direct"
-        if path == "torch" and not (torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad)) and x.shape[0] == 1:
-            route = "direct"  # measured: without a backward pass, oneDNN's convolutions skip the padding and win on a single image
+        few = weights.shape[1] <= SHIFT_ADD_OUTPUTS and x.shape[1] >= SHIFT_ADD_RATIO * weights.shape[1]
+        training = torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad)
+        # Measured: one contiguous image without a backward pass is the case where oneDNN's convolutions win nevertheless.
+        route = "shift_add" if few and not (path == "torch" and not training and x.shape[0] == 1 and x.is_contiguous()) else "direct"
     if route == "shift_add":
         return ShiftAdd.apply(x, weights, bias, rates, path)
     if path == "triton":

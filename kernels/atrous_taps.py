@@ -86,7 +86,7 @@ TILES = {
     ("correlate", "half", "sm90"): Tile(128, 256, 64, 8, 4),
     ("correlate", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("correlate", "half", "hip"): Tile(128, 128, 32, 8, 2),
-    ("correlate", "float", "any"): Tile(64, 64, 16, 8, 3),
+    ("correlate", "float", "any"): Tile(64, 64, 32, 8, 2),
     ("grad_weight", "half", "sm90"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "sm80"): Tile(128, 128, 64, 8, 3),
     ("grad_weight", "half", "hip"): Tile(128, 128, 32, 8, 2),

@@ -143,14 +143,14 @@ def test_aspp_takes_lists_and_no_bias(route):
 
 
 def test_default_routes_agree_with_and_without_gradients():
-    x, weights, biases = tensor(1, 6, 12, 12), tensor(2, 5, 6, 3, 3, seed=1), tensor(2, 5, seed=2)
+    x, weights, biases = tensor(1, 24, 12, 12), tensor(2, 3, 24, 3, 3, seed=1), tensor(2, 3, seed=2)
     expected = aspp_reference(x, weights, biases, (2, 5))
     for path in ("torch", "triton"):
         with backend.use(path):
             assert_close(aspp(x, weights, biases, (2, 5)), expected)
             assert_close(aspp(x.requires_grad_(), weights, biases, (2, 5)), expected)
             x = x.detach()
-    wide = tensor(2, 40, 6, 3, 3, seed=3)
+    wide = tensor(2, 40, 24, 3, 3, seed=3)
     with backend.use("torch"):
         assert_close(aspp(x, wide, None, (2, 5)), aspp_reference(x, wide, None, (2, 5)))
 
