@@ -76,7 +76,6 @@ def cam():
     image, tags = torch.randn(2, 3, 32, 48), torch.ones(2, 4)
     maps = C.activation_maps(SmallClassifier(4).eval().class_maps, image, scales=(1.0, 0.5), flip=True)
     C.seeds(C.normalise(maps, tags), 0.3, (32, 48))
-    C.tag_loss(torch.randn(2, 4), tags)
 
 
 def stego():
@@ -139,9 +138,14 @@ def voc():
 
 
 def bench():
-    from kernels.bench import roofline
+    from kernels import bench as B
 
-    roofline("cpu", SimpleNamespace(sample=lambda call: 1.0))
+    B.roofline("cpu", SimpleNamespace(sample=lambda call: 1.0))
+    for case in [*B.atrous_conv_cases("cpu")[:1], *B.dense_crf_cases("cpu")[:1]]:
+        case.build()
+    for case in [*B.axial_attention_cases("cpu"), *B.patch_mix_cases("cpu")]:
+        for peer in case.build()[1].values():
+            peer()
 
 
 def atrous():
