@@ -1,0 +1,109 @@
+"""Lesson 13's checks accept the solution, and tell each known mistake by its name."""
+import types
+
+import pytest
+import torch
+
+from lessons.exercises.check import find, load, main
+
+CHECK = load(find("checks", "13"))
+SOLUTION = load(find("solutions", "13"))
+NAMES = ("draw_index", "mix_gradient", "source_address", "bytes_moved")
+
+
+def first_of_group(groups, images):
+    return images * torch.arange(groups).view(-1, 1, 1)
+
+
+def index_with(order, groups, images, positions):
+    return (order + first_of_group(groups, images)).view(groups * images, positions)
+
+
+def address(index, shape, strides, patch, columns=None):
+    B, C, H, W = shape
+    c, h, w = torch.arange(C).view(-1, 1, 1), torch.arange(H).view(-1, 1), torch.arange(W)
+    position = (h // patch * (columns or W // patch) + w // patch) % index.shape[1]
+    return index[:, position][:, None] * strides[0] + c * strides[1] + h * strides[2] + w * strides[3]
+
+
+def numel(shape):
+    return torch.Size(shape).numel()
+
+
+WRONG = {
+    "draw_index": [
+        (lambda g, k, p, r: None, "returned None"),
+        (lambda g, k, p, r: torch.randint(0, k, (g * k, p), generator=r) + first_of_group(g, k).expand(-1, k, -1).reshape(-1, 1), "taken twice"),
+        (lambda g, k, p, r: index_with(torch.rand(g, k, 1, generator=r).argsort(1).expand(-1, -1, p), g, k, p), "whole images are swapped"),
+        (lambda g, k, p, r: torch.rand(g, k, p, generator=r).argsort(1).view(g * k, p), "images of another group"),
+        (lambda g, k, p, r: torch.rand(g * k, p, generator=r).argsort(0), "images of another group"),
+        (lambda g, k, p, r: index_with(torch.rand(1, k, p, generator=r).argsort(1).expand(g, -1, -1), g, k, p), "share one draw"),
+        (lambda g, k, p, r: index_with(torch.rand(g, k, p).argsort(1), g, k, p), "pass generator="),
+        (lambda g, k, p, r: index_with(torch.rand(g, k, p, generator=r).argsort(1), g, k, p).int(), "must return torch.int64"),
+    ],
+    "mix_gradient": [
+        (lambda grad, i: grad[i, torch.arange(grad.shape[1])], "mixes the gradient once more"),
+        (lambda grad, i: grad.clone(), "unchanged"),
+        (lambda grad, i: grad.copy_(SOLUTION.mix_gradient(grad, i)), "changed grad itself"),
+        (lambda grad, i: grad[i.argsort(1), torch.arange(grad.shape[1])] if i.shape[0] > i.shape[1] else grad.flip(0), "wrong values"),
+        (lambda grad, i: grad[i], "must return shape"),
+    ],
+    "source_address": [
+        (lambda i, shape, strides, patch: address(i, shape, torch.empty(shape).stride(), patch), "assumes contiguous memory"),
+        (lambda i, shape, strides, patch: address(torch.arange(shape[0])[:, None].expand_as(i), shape, strides, patch), "never looks at the index"),
+        (lambda i, shape, strides, patch: address(i, shape, strides, patch, columns=shape[2] // patch), "wrong row length"),
+        (lambda i, shape, strides, patch: address(i.argsort(0), shape, strides, patch), "address = index"),
+        (lambda i, shape, strides, patch: address(i, shape, strides, patch).float(), "must return torch.int64"),
+    ],
+    "bytes_moved": [
+        (lambda shape, item, how: numel(shape) * {"kernel": item, "gather": 2 * item + 8, "join": 6 * item}[how], "only one direction"),
+        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 2, "join": 6}[how] * item, "forgets the index"),
+        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 3, "join": 6}[how] * item, "as small as x"),
+        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 4, "join": 6}[how], "elements or passes"),
+        (lambda shape, item, how: numel(shape) * {"kernel": 2 * item, "gather": 2 * item + 8, "join": 4 * item}[how], "expected"),
+    ],
+}
+
+
+def module_with(**functions):
+    return types.SimpleNamespace(**{**{name: getattr(SOLUTION, name) for name in NAMES}, **functions})
+
+
+def test_the_solution_passes():
+    assert CHECK.check(SOLUTION) == []
+    assert main(["13", "solutions"]) == 0
+
+
+def test_the_stubs_are_still_to_do():
+    problems = CHECK.check(load(find(".", "13")))
+    assert len(problems) == len(NAMES) and all("returned None" in p for p in problems)
+
+
+@pytest.mark.parametrize("name, wrong, words", [(n, f, w) for n, answers in WRONG.items() for f, w in answers],
+                         ids=[f"{n}-{w.replace(' ', '_')}" for n, answers in WRONG.items() for _, w in answers])
+def test_each_known_mistake_is_named(name, wrong, words):
+    wrong.__name__ = name
+    (problem,) = CHECK.check(module_with(**{name: wrong}))
+    assert words in problem and name in problem
+
+
+def test_a_function_that_raises_is_reported():
+    def mix_gradient(grad, index):
+        raise KeyError("oh")
+
+    (problem,) = CHECK.check(module_with(mix_gradient=mix_gradient))
+    assert "mix_gradient raised KeyError" in problem
+
+
+def test_the_solutions_agree_with_the_kernel_file():
+    """Reading x at the addresses of exercise 3 is patch mixing; the gradient of exercise 2 is autograd's."""
+    from kernels.patch_mix import patch_mix
+
+    index = SOLUTION.draw_index(2, 2, 6, torch.Generator().manual_seed(0))
+    x = torch.randn(4, 3, 8, 12, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
+    memory = x.permute(0, 2, 3, 1).flatten()
+    assert torch.equal(memory[SOLUTION.source_address(index, tuple(x.shape), x.stride(), 4)], patch_mix(x, index, 4))
+    tokens = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    grad = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(3))
+    (expected,) = torch.autograd.grad(patch_mix(tokens, index), tokens, grad)
+    assert torch.equal(SOLUTION.mix_gradient(grad, index), expected)
