@@ -1,0 +1,138 @@
+"""Lesson 02's checks accept the solution, and tell each known mistake by its name."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lessons.exercises.check import find, load, main
+
+CHECK = load(find("checks", "02"))
+SOLUTION = load(find("solutions", "02"))
+
+
+def phases(x, w, rate, padding=1, swap=False, first_only=False):
+    y = x.new_zeros(x.shape[0], w.shape[0], *x.shape[2:])
+    for f in range(1 if first_only else min(rate, x.shape[2])):
+        for g in range(1 if first_only else min(rate, x.shape[3])):
+            part = F.conv2d(x[:, :, f::rate, g::rate], w, padding=1)
+            if not padding:
+                part[:, :, (0, -1)] = 0
+                part[:, :, :, (0, -1)] = 0
+            place = y[:, :, g::rate, f::rate] if swap else y[:, :, f::rate, g::rate]
+            h, v = min(part.shape[2], place.shape[2]), min(part.shape[3], place.shape[3])
+            place[:, :, :h, :v] = part[:, :, :h, :v]
+    return y
+
+
+def run(low, high, step, size, count, up=True, clip_first=True, clip_end=True, clip_zero=True, all_rows=False):
+    if all_rows:
+        low, high = high, low
+    first = (-high + (step - 1 if up else 0)) // step
+    end = (size - low + step - 1) // step
+    if clip_first:
+        first, end = max(first, 0), max(end, 0)
+    if clip_end:
+        end = min(end, count)
+    return first, max(end - first, 0) if clip_zero else end - first
+
+
+def pairs(q, kernel, stride, padding, rate, outputs, whole=True, inside=True, forward=False, sign=1):
+    found = []
+    for u in range(kernel):
+        reached = q - padding + u * rate if forward else q + sign * padding - u * rate
+        i, rest = divmod(reached, stride)
+        if (rest == 0 or not whole) and (0 <= i < outputs or not inside):
+            found.append((u, i))
+    return found
+
+
+def shifted(z, rates, sign=1, wrap=False, centre=True, skip=False):
+    y = z.new_zeros(z.shape[0], z.shape[4], *z.shape[5:])
+    for n, rate in enumerate(rates):
+        for u in range(3):
+            for v in range(3):
+                if (u == v == 1 and n and not centre) or skip:
+                    continue
+                d, e = sign * (u - 1) * rate, sign * (v - 1) * rate
+                if wrap:
+                    y += torch.roll(z[:, n, u, v], (-d, -e), (2, 3))
+                else:
+                    y += F.pad(z[:, n, u, v], (rate,) * 4)[:, :, rate + d:rate + d + y.shape[2], rate + e:rate + e + y.shape[3]]
+    return y
+
+
+def bill(p, c, o, r, size=2, **changes):
+    x, y = p * c * size, p * o * size
+    right = {"separate": r * (x + y) + (r - 1) * 3 * y, "fused": x + y, "shift_add": x + 18 * r * y + y}
+    return {k: changes[k](x, y, r) if k in changes else v for k, v in right.items()}
+
+
+WRONG = {
+    "polyphase": [
+        (lambda x, w, r: None, "returned None"),
+        (lambda x, w, r: F.conv2d(x, w, padding=r, dilation=r), "uses dilation"),
+        (lambda x, w, r: F.conv2d(x, w, None, 1, r, r), "uses dilation"),
+        (lambda x, w, r: F.conv2d(x, w, padding=1), "at rate 1"),
+        (lambda x, w, r: F.conv2d(x[:, :, ::r, ::r], w, padding=1), "gave shape"),
+        (lambda x, w, r: phases(x, w, r, first_only=True), "first phase"),
+        (lambda x, w, r: phases(x, w, r, swap=True), "transposed"),
+        (lambda x, w, r: phases(x, w, r, padding=0), "padding 1"),
+        (lambda x, w, r: phases(x, w, r) + 1, "differs"),
+        (lambda x, w, r: x[:, 7], "stopped with IndexError"),
+    ],
+    "live_taps": [
+        (lambda *a: None, "returned None"),
+        (lambda *a: run(*a)[0], "must be a pair"),
+        (lambda *a: run(*a, up=False), "round up"),
+        (lambda *a: run(*a, clip_first=False, clip_zero=False), ": clip at 0"),
+        (lambda *a: run(*a, clip_end=False), "there are only"),
+        (lambda *a: run(*a, clip_zero=False), "not negative"),
+        (lambda *a: run(*a, all_rows=True), "one row of the tile"),
+    ],
+    "readers": [
+        (lambda *a: None, "returned None"),
+        (lambda *a: pairs(*a)[::-1], "another order"),
+        (lambda *a: pairs(*a, whole=False), "divisible"),
+        (lambda *a: pairs(*a, inside=False), "do not exist"),
+        (lambda *a: pairs(*a, forward=True), "turns both signs around"),
+        (lambda *a: pairs(*a, sign=-1), "expected"),
+    ],
+    "shift_add": [
+        (lambda z, r: None, "returned None"),
+        (lambda z, r: shifted(z, r, sign=-1), "wrong way"),
+        (lambda z, r: shifted(z, r, wrap=True), "wraps around"),
+        (lambda z, r: shifted(z, r, centre=False), "every branch has its own"),
+        (lambda z, r: shifted(z, r, skip=True), "wrong values"),
+    ],
+    "traffic": [
+        (lambda *a: None, "returned None"),
+        (lambda *a: 5, "must return a dict"),
+        (lambda p, c, o, r, size: bill(p, c, o, r, 1), "elements, not bytes"),
+        (lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y)), "forgets the additions"),
+        (lambda *a: bill(*a, separate=lambda x, y, r: x + r * y + 9 * y), "read it four times"),
+        (lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y) + 3 * y), "one map per addition"),
+        (lambda *a: bill(*a, shift_add=lambda x, y, r: x + 36 * y + y), "counts z once"),
+        (lambda *a: bill(*a, shift_add=lambda x, y, r: x + 8 * y + y), "one for each tap"),
+        (lambda *a: bill(*a, fused=lambda x, y, r: x), "expected"),
+    ],
+}
+
+
+def test_the_solution_passes():
+    assert CHECK.check(SOLUTION) == []
+
+
+def test_the_stubs_ask_for_all_five():
+    problems = CHECK.check(load(find(".", "02")))
+    assert len(problems) == 5 and all("nothing written yet" in p for p in problems)
+
+
+@pytest.mark.parametrize("name,i", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))])
+def test_a_wrong_answer_is_named(name, i):
+    answer, words = WRONG[name][i]
+    problems = getattr(CHECK, f"check_{name}")(answer)
+    assert len(problems) == 1 and words in problems[0], problems
+
+
+def test_command_line(capsys):
+    assert main(["02", "solutions"]) == 0 and "all right" in capsys.readouterr().out
+    assert main(["02"]) == 1 and "5 still to do" in capsys.readouterr().out
