@@ -1,0 +1,624 @@
+"""MARS: take away from pseudo labels what always appears beside a class but is not the class.
+
+A classifier trained on image tags calls rails "train" and water "boat". Features learned without any label do not know that rails and trains
+belong together: clustered inside the region called "train" they split it in two, and the half that also occurs as plain background elsewhere
+in the data set is the intruder. It is deleted from the pseudo label, and while the segmenter trains, its own slow average decides what the
+deleted pixels are, so that object parts deleted by mistake come back.
+
+Jo, Yu, Kim, "MARS: Model-agnostic Biased Object Removal without Additional Supervision for Weakly-Supervised Semantic Segmentation", ICCV 2023,
+arXiv 2304.09913. The authors published no training code; "sibling" below means the same author's DHR and RS+EPM repositories.
+
+    image [B, 3, H, W] --> classifier (tags) --> activation maps [B, K-1, h, w] --> Y^b [B, H, W]        (a) any WSSS method
+                     \\-> backbone + STEGO head, no labels --> codes F [B, D, h, w]                      (a) any USS method
+    F inside each class of Y^b --> K-means per image --> centres, distance to all background centres --> V^c [K, D]     (b)
+    max_c cosine(F, V^c) > 1/2 ? keep : delete --> Y^db [B, H, W], deleted pixels open                                  (c)
+    segmenter <-- weighted cross-entropy -- Y^co: open pixels filled by the EMA teacher, which is also what is tested   (d)
+
+    python -m seglite.train method=marsstyle          scenes, two CPU cores
+    python -m seglite.claims method=marsstyle seeds=0,1,2,3,4
+
+B batch, K classes with background 0, C channels, D code dimension, H W image, h w feature map, N = h*w cells, G regions, M centres.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seglite import cam, losses, pseudo, stego
+from seglite.config import Config, Recipe, override
+from seglite.data import DELETED, IGNORE, Batches, LabelMaps
+from seglite.data.transforms import make_transform
+from seglite.evaluate import evaluate
+from seglite.kmeans import cosine_kmeans
+from seglite.nets.segmenters import DeepLabV3Plus, SmallClassifier, SmallUNet, resize
+from seglite.teacher import Teacher
+
+PROBLEM = ("train", "boat", "aeroplane", "bird", "bottle", "pottedplant", "tvmonitor")  # classes bound to a context (section 1)
+
+
+@dataclass
+class Settings(Config):
+    wsss: Literal["cam", "folder"] = "cam"
+    """where Y^b comes from: cam (our classifier) or folder (label PNGs of any method, named like the images)"""
+    wsss_folder: str = ""
+    """with wsss=folder: the folder of PNGs, 0 background, 255 ignore"""
+    net: Literal["small", "mobilenet_v2", "resnet"] = "small"
+    """classifier and segmenter: miniatures; DeepLabv3+ on MobileNetV2; ResNet-50 classifier (IRNet's) and DeepLabv3+ on ResNet-101 (the headline)"""
+    output_stride: int = 16
+    """of classifier and segmenter, except small (sibling: 8 for the segmenter)"""
+    classifier_weights: str = ""
+    """ImageNet weights of the classifier's backbone; empty: weights="""
+    cam_scales: tuple[float, ...] = (1.0,)
+    """image scales averaged in the activation maps"""
+    cam_flip: bool = True
+    """average with the mirror image"""
+    cam_background: float = 0.2
+    """background score: low gives generous masks, as propagation (IRN, RS+EPM) does"""
+    features: Literal["small", "dino", "supervised"] = "small"
+    """what the STEGO head stands on: TextureNet trained here; DINO ViT (the paper); an ImageNet classifier (a stand-in, see DEVIATIONS)"""
+    dino_weights: str = ""
+    """state_dict of DINO's ViT-B/8 (or S/8), for features=dino"""
+    feature_scales: tuple[float, ...] = (1.0,)
+    """scales averaged in F; sibling: 2.0, 1.0, 1.5, 0.5"""
+    stego: stego.StegoSettings = field(default_factory=stego.StegoSettings)
+    """the correspondence loss"""
+    view_strength: float = 0.3
+    """photometric change between the two views of the self-supervised backbone"""
+    view_reach: int = 2
+    """cells between places that should agree"""
+    stego_crop: int = 0
+    """crop for the head's training; STEGO: 224. 0: as augment.crop"""
+    cluster_on: Literal["unsupervised", "wsss"] = "unsupervised"
+    """ablation, Fig. 2b: the classifier's own features are biased and cannot separate"""
+    k_fg: int = 2
+    """K_fg: clusters per class region (3.2)"""
+    k_bg: int = 2
+    """K_bg: clusters per background region (3.2)"""
+    kmeans_iterations: int = 10
+    """rounds of cosine K-means after farthest-point initialisation (ours; not stated)"""
+    smallest_region: int = 4
+    """cells; smaller regions give no centre (ours; not stated)"""
+    distance: Literal["mean", "minimum"] = "mean"
+    """Eq. (1) uses the mean; the introduction argues with the minimum"""
+    alpha: float = 0.4
+    """share of a class's centres, farthest first, that make its debiased centroid (3.2)"""
+    threshold: float = 0.5
+    """keep where the similarity exceeds this; 0.38 is the author's usual (1 - M)^2 background channel (not stated)"""
+    crf: bool = False
+    """refine the similarity map and the teacher by a dense CRF, as the paper does"""
+    labels: Literal["debiased", "biased", "truth"] = "debiased"
+    """what the segmenter learns from; biased is the baseline, truth the pixel-supervised bound (the only case that reads masks)"""
+    deleted: Literal["weighted", "complement", "ignore", "background"] = "weighted"
+    """deleted pixels: teacher's class weighted by Eq. (6); unweighted; no loss; background"""
+    weight: Literal["literal", "with_background"] = "literal"
+    """Eq. (6) over the image's foreground classes as printed, or over those and background"""
+    restrict_teacher: bool = False
+    """the teacher may fill in only classes of the image's tags (not stated; sibling practice)"""
+    ema: float = 0.99
+    """decay of the teacher; sibling 0.999"""
+    test_scales: tuple[float, ...] = (1.0,)
+    """scales averaged at test time; sibling 1.0, 0.5, 1.5, 2.0"""
+    test_flip: bool = False
+    """average with the mirror image at test time"""
+    test_crf: bool = False
+    """dense CRF at test time"""
+    backbone_lr_scale: float = 1.0
+    """learning rate of pretrained backbones over that of new layers; sibling 0.1"""
+    classifier: Recipe = field(default_factory=Recipe)
+    """training of the classifier"""
+    backbone: Recipe = field(default_factory=Recipe)
+    """self-supervised training of TextureNet"""
+    head: Recipe = field(default_factory=Recipe)
+    """training of the STEGO head"""
+
+
+def supervision(config: Settings) -> tuple[str, ...]:
+    """What the method may see: images and tags; masks only for the pixel-supervised bound."""
+    return ("image", "tags", "mask") if config.labels == "truth" else ("image", "tags")
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------------------------
+
+
+def build_classifier(config: Settings, tags: int, say: Callable = print) -> nn.Module:
+    if config.net == "small":
+        return SmallClassifier(tags)
+    name = "resnet50" if config.net == "resnet" else config.net
+    return cam.TagClassifier(cam.trunk(name, config.output_stride, config.classifier_weights or config.weights, say), tags)
+
+
+def build_segmenter(config: Settings, classes: int, say: Callable = print) -> nn.Module:
+    if config.net == "small":
+        return SmallUNet(classes)
+    name = "resnet101" if config.net == "resnet" else config.net
+    width = 256 if config.net == "resnet" else 128
+    return DeepLabV3Plus(cam.trunk(name, config.output_stride, config.weights, say), classes, width=width)
+
+
+def new_layers_first(model: nn.Module, scale: float) -> list[dict]:
+    """Two parameter groups: a pretrained backbone learns `scale` times as fast as the rest."""
+    old = {id(p) for p in model.backbone.parameters()} if hasattr(model, "backbone") else set()
+    groups = [{"params": [p for p in model.parameters() if (id(p) in old) == flag], "lr_scale": s} for flag, s in ((False, 1.0), (True, scale))]
+    return [g for g in groups if g["params"]]
+
+
+# ---- (b) debiased centroids, section 3.2 -----------------------------------------------------------------------------------------------
+
+
+class Regions(NamedTuple):
+    """K-means of every (image, class) region of a few images."""
+
+    image: torch.Tensor  # int64 [G], place of the image among those given
+    label: torch.Tensor  # int64 [G]
+    centres: torch.Tensor  # float [G, k, D]
+    cluster: torch.Tensor  # int64 [G, N]
+    inside: torch.Tensor  # bool [G, N]
+
+
+def cluster_regions(codes: torch.Tensor, labels: torch.Tensor, classes: range, k: int, config: Settings) -> Regions:
+    """Cluster the codes of each image inside each of `classes`. codes [B, D, h, w], labels int64 [B, H, W] (resized to the cells, nearest)."""
+    cells = F.interpolate(labels[:, None].float(), codes.shape[-2:], mode="nearest")[:, 0].flatten(1).long()  # [B, N]
+    vectors = codes.flatten(2).mT  # [B, N, D]
+    inside = cells[:, None] == torch.tensor(list(classes), device=cells.device)[None, :, None]
+    image, which = (inside.sum(2) >= max(k, config.smallest_region)).nonzero(as_tuple=True)
+    inside = inside[image, which]  # [G, N]
+    centres, cluster = cosine_kmeans(vectors[image], inside, k, config.kmeans_iterations)
+    return Regions(image, which + classes.start, centres, cluster, inside)
+
+
+def background_distance(centres: torch.Tensor, background: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """Eq. (1): distance of each centre to the background of the whole data set, D(a, b) = (1 - cos(a, b)) / 2.
+
+    centres [M, D], background [J, D] -> [M] in 0..1. The mean over j is linear in the unit background centres, so one dot product per
+    centre replaces the M x J table; the printed sum runs from j = 0 to J, one too many, read as a slip. how="minimum" is the ablation.
+    """
+    unit, others = F.normalize(centres, dim=1), F.normalize(background, dim=1)
+    if how == "mean":
+        return (1 - unit @ others.mean(0)) / 2
+    return (1 - torch.cat([(part @ others.T).amax(1) for part in unit.split(4096)])) / 2
+
+
+def farthest(distance: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Indices of the ceil(alpha * M) largest distances. [M] -> int64 [m]; at least one."""
+    count = math.ceil(round(alpha * len(distance), 9))  # 0.7 * 10 is 7.000000000000001
+    return distance.argsort(descending=True, stable=True)[: max(count, 1)]
+
+
+def debiased_centroids(centres: dict, classes: int, alpha: float, how: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eq. (2): V^c = mean of the class's centres that are farthest from the background.
+
+    centres: foreground [M, D], label int64 [M], background [J, D] -> V [K, D] and known bool [K]; a class without any centre (no training
+    image, or only tiny regions) is unknown, its row stays 0, and its pixels are never deleted.
+    """
+    V = centres["foreground"].new_zeros(classes, centres["foreground"].shape[1])  # [K, D]
+    known = torch.zeros(classes, dtype=torch.bool, device=V.device)
+    if len(centres["background"]) == 0:
+        return V, known
+    distance = background_distance(centres["foreground"], centres["background"], how)  # [M]
+    for c in centres["label"].unique().tolist():
+        mine = (centres["label"] == c).nonzero()[:, 0]
+        V[c] = centres["foreground"][mine[farthest(distance[mine], alpha)]].mean(0)
+        known[c] = True
+    return V, known
+
+
+# ---- (c) debiased labels, section 3.3 --------------------------------------------------------------------------------------------------
+
+
+def similarity_map(codes: torch.Tensor, V: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Eq. (4): ReLU(max over the image's true classes of cos(F, V^c)): is this any target of this image?
+
+    codes [B, D, h, w], V [K, D], allowed bool [B, K] (tags, known classes only) -> [B, h, w] in 0..1. The printed range [-1, 1] is a slip.
+    """
+    cosine = torch.einsum("bdhw,kd->bkhw", F.normalize(codes, dim=1), F.normalize(V, dim=1))  # [B, K, h, w]
+    return cosine.masked_fill(~allowed[:, :, None, None], -1).amax(1).relu()  # [B, h, w]
+
+
+def refine(probability: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Dense CRF with the author's parameters: 10 iterations, Gaussian 1 px weight 3, bilateral 67 px / 3 grey levels weight 4 (sibling).
+
+    probability [B, K, H, W], image [B, 3, H, W] in 0..255 -> [B, K, H, W].
+    """
+    from kernels.dense_crf import Bilateral, Gaussian, mean_field  # only runs that refine need it
+
+    return mean_field(-probability.clamp_min(1e-5).log(), image, (Gaussian(1.0, 3.0), Bilateral(67.0, 3.0, 4.0)), iterations=10)
+
+
+def binarise(similarity: torch.Tensor, size: tuple[int, int], threshold: float, image: torch.Tensor | None = None) -> torch.Tensor:
+    """M: where the similarity, enlarged and optionally refined, exceeds the threshold. [B, h, w] -> bool [B, H, W].
+
+    With an image (0..255) a CRF decides between M and the background channel (1 - M)^gamma; gamma is what makes both equal at the threshold,
+    so 0.5 is the plain two-channel reading (gamma 1) and 0.382 the author's gamma = 2.
+    """
+    M = F.interpolate(similarity[:, None], size, mode="bilinear", align_corners=False)  # [B, 1, H, W]
+    if image is None:
+        return M[:, 0] > threshold  # [B, H, W]
+    gamma = math.log(threshold) / math.log(1 - threshold)
+    pair = torch.cat([(1 - M).clamp_min(0) ** gamma, M], 1)
+    return refine(pair / pair.sum(1, keepdim=True), image).argmax(1) == 1  # [B, H, W]
+
+
+def delete(labels: torch.Tensor, keep: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Eq. (5): Y^db = deleted where Y^b is a foreground class and M = 0, else Y^b. Background never changes, nothing is added.
+
+    labels int64 [B, H, W], keep bool [B, H, W], known bool [K]: pixels of a class without a centroid stay.
+    """
+    object_pixel = (labels > 0) & (labels != IGNORE)  # [B, H, W]
+    can_judge = known[labels.clamp_max(len(known) - 1)]  # [B, H, W]
+    return labels.masked_fill(object_pixel & can_judge & ~keep, DELETED)  # [B, H, W]
+
+
+# ---- (d) complementing and the weighted loss, section 3.4 ------------------------------------------------------------------------------
+
+
+def complement(labels: torch.Tensor, filled: torch.Tensor) -> torch.Tensor:
+    """Y^co: the teacher's class where a pixel was deleted, else Y^db. Both int64 [B, H, W]."""
+    return torch.where(labels == DELETED, filled, labels)  # [B, H, W]
+
+
+def certainty(labels: torch.Tensor, probability: torch.Tensor, tags: torch.Tensor, with_background: bool) -> torch.Tensor:
+    """Eq. (6): W = the teacher's largest probability among the image's classes where a pixel was deleted, else 1.
+
+    labels int64 [B, H, W], probability [B, K, H, W], tags [B, K-1] -> [B, H, W]. As printed only foreground classes count, which makes a fill
+    with background nearly weightless; with_background=True is the other reading: the confidence of the fill.
+    """
+    allowed = torch.cat([torch.full_like(tags[:, :1], float(with_background)), tags], 1)  # [B, K]
+    W = (probability * allowed[:, :, None, None]).amax(1)  # [B, H, W]
+    return torch.where(labels == DELETED, W, 1.0)  # [B, H, W]
+
+
+def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, W: torch.Tensor | None) -> torch.Tensor:
+    """Eq. (7) as a mean over valid pixels, not divided by the sum of W: that would cancel the down-weighting it is there for."""
+    return losses.cross_entropy(logits, target, weight=W)
+
+
+def targets(batch: dict, teacher: Teacher, config: Settings, photograph: Callable) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Labels int64 [B, H, W] and weights [B, H, W] (or None) for one batch, by the chosen treatment of deleted pixels."""
+    labels = batch["label"]
+    if config.deleted in ("background", "ignore"):
+        return labels.masked_fill(labels == DELETED, 0 if config.deleted == "background" else IGNORE), None
+    probability = resize(teacher(batch["image"]).float(), labels.shape[-2:]).softmax(1)  # [B, K, H, W]
+    decide = refine(probability, photograph(batch["image"])) if config.crf else probability  # labels refined, W not (3.4)
+    if config.restrict_teacher:
+        decide = decide * F.pad(batch["tags"], (1, 0), value=1.0)[:, :, None, None]
+    target = complement(labels, decide.argmax(1))  # [B, H, W]
+    if config.deleted == "complement":
+        return target, None
+    return target, certainty(labels, probability, batch["tags"], config.weight == "with_background")
+
+
+def segment_step(model: nn.Module, batch: dict, teacher: Teacher, config: Settings, photograph: Callable) -> dict:
+    """One step of stage (d). The teacher returns no gradient, so P alone learns."""
+    target, W = targets(batch, teacher, config, photograph)
+    logits = resize(model(batch["image"]), target.shape[-2:])  # [B, K, H, W]
+    return {"loss": weighted_cross_entropy(logits, target, W)}
+
+
+# ---- prediction ------------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(model: nn.Module, image: torch.Tensor, config: Settings, photograph: Callable) -> torch.Tensor:
+    """Softmax averaged over test scales and flip, refined if asked. image [B, 3, H, W] -> [B, K, H, W]."""
+    size, views = image.shape[-2:], []
+    for scale in config.test_scales:
+        scaled = resize(image, (round(size[0] * scale), round(size[1] * scale)))
+        views += [resize(model(scaled), size).softmax(1)]
+        if config.test_flip:
+            views += [resize(model(scaled.flip(-1)).flip(-1), size).softmax(1)]
+    probability = sum(views) / len(views)  # [B, K, H, W]
+    if config.test_crf:  # classes that are nowhere likely are left out of the CRF (sibling)
+        probability = probability * (probability.amax((2, 3), keepdim=True) > 0.05)
+        probability = refine(probability, photograph(image))
+    return probability
+
+
+# ---- the pipeline ----------------------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A few images of one size, in the order of the data set."""
+
+    index: list[int]
+    image: torch.Tensor  # float [B, 3, H, W]
+    tags: torch.Tensor  # [B, K-1]
+    labels: torch.Tensor  # int64 [B, H, W]: Y^b
+    codes: torch.Tensor  # [B, D, h, w]
+
+
+def walk(run, labels: LabelMaps, codes_of: Callable) -> Iterator[Part]:
+    """The training set with biased labels and codes, part by part: nothing but the current part is in memory."""
+    for index, image, tags in cam.in_order(run.data("train", ("image", "tags")), run.device):
+        maps = torch.from_numpy(np.stack([labels[i] for i in index])).long().to(run.device)
+        yield Part(index, image, tags, maps, codes_of(image))
+
+
+def batches(run, recipe: Recipe, wants: tuple[str, ...], stage: int, crop: int = 0, kind: type = Batches, **options) -> Batches:
+    """The training batches of one stage; stages draw different images and crops."""
+    data = run.data("train", wants)
+    augment = dataclasses.replace(run.config.augment, crop=crop or run.config.augment.crop)
+    return kind(data, recipe.batch, run.config.seed * 10 + stage, make_transform(augment, data.mean), wants, **options)
+
+
+def fit_classifier(run) -> nn.Module:
+    """(a) The classifier that only sees tags: multi-label soft margin on the pooled scores."""
+    config = run.config
+    same_start(run, 0)
+    model = build_classifier(config, len(run.data("train").classes) - 1, run.say)
+
+    def step(model, batch, t):
+        return {"loss": losses.multilabel_soft_margin(model(batch["image"]), batch["tags"])}
+
+    return run.fit("classifier", model, step, batches(run, config.classifier, ("image", "tags"), 0), config.classifier,
+                   groups=new_layers_first(model, config.backbone_lr_scale))
+
+
+def biased_labels(run, classifier: nn.Module | None) -> LabelMaps:
+    """(a) Y^b: activation maps over a constant background, or the PNGs of another method."""
+    config, data = run.config, run.data("train", ("image", "tags"))
+    if config.wsss == "folder":
+        return LabelMaps(config.wsss_folder, names_of(data))
+
+    def maps():
+        for _, image, tags in cam.in_order(data, run.device):
+            found = cam.normalise(cam.activation_maps(classifier.class_maps, image, config.cam_scales, config.cam_flip), tags)
+            yield from cam.seeds(found, config.cam_background, image.shape[-2:]).to(torch.uint8).cpu().numpy()
+
+    return run.make_labels("biased_labels", maps, names_of(data), data.palette)
+
+
+def classifier_features(classifier: nn.Module) -> Callable:
+    """The biased alternative to F: what the classifier itself sees, image -> [B, D, h, w]."""
+    return torch.no_grad()(lambda image: F.normalize(classifier.features(image), dim=1))
+
+
+def fit_features(run, classifier: nn.Module | None) -> Callable:
+    """(a) F: a frozen backbone and a STEGO head trained on the same images without any label. Returns image -> codes [B, D, h, w]."""
+    config, data = run.config, run.data("train", ("image",))
+    if config.cluster_on == "wsss":
+        return classifier_features(classifier)
+    same_start(run, 1)
+    if config.features == "small":
+        backbone = run.fit("backbone", stego.TextureNet(), lambda model, batch, t: stego.backbone_step(model, batch, config.view_strength, config.view_reach),
+                           batches(run, config.backbone, ("image",), 1), config.backbone)
+    elif config.features == "dino":
+        backbone = stego.dino(config.dino_weights, run.say)
+    else:
+        backbone = stego.LastMap(cam.trunk("resnet50" if config.net == "resnet" else "mobilenet_v2", 16, config.weights, run.say))
+    backbone = backbone.to(run.device).eval().requires_grad_(False)
+
+    def neighbours():
+        pooled = [F.normalize(backbone(image), dim=1).mean((2, 3)).cpu() for _, image, _ in cam.in_order(run.data("train", ("image", "tags")), run.device)]
+        return {"table": stego.nearest_neighbours(torch.cat(pooled), config.stego.neighbours)}
+
+    same_start(run, 2)
+    table = run.make("neighbours", neighbours)["table"]
+    head = run.fit("head", stego.SegmentationHead(backbone.dim, config.stego.dim, config.stego.dropout),
+                   lambda head, batch, t: stego.stego_step(head, backbone, batch, config.stego),
+                   batches(run, config.head, ("image",), 2, config.stego_crop, stego.Partners, table=table), config.head)
+    return lambda image: stego.encode(lambda view: head(backbone(view)), image, config.feature_scales)
+
+
+def region_centres(parts: Iterable[Part], classes: int, config: Settings) -> dict[str, torch.Tensor]:
+    """(b) K-means inside every class region of every image; background regions (label 0) pooled over all images."""
+    found: dict[str, list] = {"foreground": [], "label": [], "background": []}
+    for part in parts:
+        front = cluster_regions(part.codes, part.labels, range(1, classes), config.k_fg, config)
+        back = cluster_regions(part.codes, part.labels, range(0, 1), config.k_bg, config)
+        found["foreground"].append(front.centres.flatten(0, 1))
+        found["label"].append(front.label.repeat_interleave(config.k_fg))
+        found["background"].append(back.centres.flatten(0, 1))
+    return {key: torch.cat(value).cpu() for key, value in found.items()}
+
+
+def debias(parts: Iterable[Part], centres: dict, classes: int, config: Settings, photograph: Callable) -> Iterator[np.ndarray]:
+    """(b) and (c): centres -> V^c -> Y^db, one uint8 map per image in order."""
+    V, known = debiased_centroids(centres, classes, config.alpha, config.distance)
+    for part in parts:
+        here = V.to(part.codes), known.to(part.codes.device)
+        allowed = (F.pad(part.tags, (1, 0)) > 0) & here[1]  # [B, K]: true foreground classes with a centroid
+        keep = binarise(similarity_map(part.codes, here[0], allowed), part.labels.shape[-2:], config.threshold,
+                        photograph(part.image) if config.crf else None)
+        yield from delete(part.labels, keep, here[1]).to(torch.uint8).cpu().numpy()
+
+
+def same_start(run, stage: int) -> None:
+    """Initial weights that depend on seed and stage only, not on which stages were loaded: a continued run starts its next stage alike."""
+    torch.manual_seed(run.config.seed * 10 + stage)
+
+
+def names_of(data) -> list[str]:
+    return [data.name(i) for i in range(len(data))]
+
+
+def true_labels(run) -> list[np.ndarray]:
+    """The masks, for the pixel-supervised bound only."""
+    truth = run.truth("train")
+    return [truth.read(i, ("mask",))["mask"] for i in range(len(truth))]
+
+
+def fit_segmenter(run, name: str, labels, config: Settings) -> Teacher:
+    """(d) Returns the EMA teacher: the network that is tested."""
+    data = run.data("train")
+    same_start(run, 3)  # every row of a claim starts from the same weights
+    model = build_segmenter(config, len(data.classes), run.say)
+    teacher = Teacher(model, config.ema)
+    paint = photographer(data)
+    run.fit(name, model, lambda model, batch, t: segment_step(model, batch, teacher, config, paint),
+            batches(run, config.train, ("image", "tags"), 3, labels=labels), config.train, ema=teacher, groups=new_layers_first(model, config.backbone_lr_scale))
+    return teacher
+
+
+def photographer(data) -> Callable:
+    """Normalised images -> 0..255, as the CRF's colour distances want them."""
+    def photograph(image: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (data.mean, data.std))
+        return (image * std + mean) * 255
+    return photograph
+
+
+# ---- what a report and a claim need to know; masks are read here and nowhere above ------------------------------------------------------
+
+
+def target_flags(part: Part, regions: Regions, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fig. 8: a centre is a target if its cluster overlaps the true object with IoU > 0.3, biased if < 0.1. masks [B, H, W] -> two bool [G, k]."""
+    h, w = part.codes.shape[-2:]
+    truth = (masks[regions.image] == regions.label[:, None, None]).float()
+    covered = F.adaptive_avg_pool2d(truth[:, None], (h, w)).flatten(2)  # [G, 1, N]
+    member = F.one_hot(regions.cluster, regions.centres.shape[1]).mT * regions.inside[:, None]  # [G, k, N]
+    both = (member * covered).sum(2)
+    iou = both / (member.sum(2) + covered.sum(2) - both).clamp_min(1e-6)
+    return iou > 0.3, iou < 0.1
+
+
+def diagnosis(run, parts: Iterable[Part], centres: dict, biased, labels) -> dict:
+    """The report's table: per class IoU before and after, shares of wrong and of object pixels deleted, share of targets among the centres."""
+    config, truth = run.config, run.truth("train")
+    before, after = pseudo.compare(truth, biased), pseudo.compare(truth, labels)
+    shares = pseudo.deleted_shares(truth, biased, labels)  # [K, 2]
+    target, biased_too = [], []
+    for part in parts:
+        masks = torch.from_numpy(np.stack([truth.read(i, ("mask",))["mask"] for i in part.index])).to(part.codes.device)
+        flags = target_flags(part, cluster_regions(part.codes, part.labels, range(1, len(truth.classes)), config.k_fg, config), masks)
+        target.append(flags[0].flatten().cpu())
+        biased_too.append(flags[1].flatten().cpu())
+    target, judged, rows = torch.cat(target), torch.cat(target) | torch.cat(biased_too), []
+    distance = background_distance(centres["foreground"], centres["background"], config.distance)
+    for c in centres["label"].unique().tolist():
+        mine = (centres["label"] == c).nonzero()[:, 0]
+        chosen = mine[farthest(distance[mine], config.alpha)]
+        found = [float(target[m].sum() / judged[m].sum().clamp_min(1)) for m in (mine, chosen)]
+        rows.append([truth.classes[c], *(round(float(x), 3) for x in (before.iou()[c], after.iou()[c], *shares[c], *found))])
+    totals = (" ".join(f"{k} {v:.3f}" for k, v in pseudo.score(c, PROBLEM).items()) for c in (before, after))
+    return {"title": "Pseudo labels of the training images (deleted counted as background)", "rows": rows,
+            "columns": ["class", "IoU of Y^b", "IoU of Y^db", "wrong pixels deleted", "object pixels deleted", "targets, all centres", "targets, selected"],
+            "note": "Y^b: {}. Y^db: {}".format(*totals)}
+
+
+def train(run) -> None:
+    """The four stages, in the paper's order."""
+    config, data = run.config, run.data("train", ("image", "tags"))
+    classes, paint, notes, tables, figures = len(data.classes), photographer(data), [], [], []
+    if config.labels == "truth":
+        labels = true_labels(run)
+    else:
+        classifier = fit_classifier(run) if config.wsss == "cam" or config.cluster_on == "wsss" else None
+        labels = biased = biased_labels(run, classifier)
+    if config.labels == "debiased":
+        codes_of = fit_features(run, classifier)
+        centres = run.make("centres", lambda: region_centres(walk(run, biased, codes_of), classes, config))
+        labels = run.make_labels("debiased_labels", lambda: debias(walk(run, biased, codes_of), centres, classes, config, paint), names_of(data), data.palette)
+        if run.rank == 0:
+            tables = [diagnosis(run, walk(run, biased, codes_of), centres, biased, labels)]
+            figures = pseudo.label_pictures(run.truth("train"), {"Y^b": biased, "Y^db": labels})
+    tested = fit_segmenter(run, "segmenter", labels, config)
+    run.report(lambda image: predict(tested, image, config, paint), model=tested.model, tables=tables, figures=figures,
+               notes=[*notes, f"tested: the EMA teacher (decay {config.ema})", *(f"deviation {i}: {d}" for i, d in enumerate(DEVIATIONS, 1))])
+
+
+# ---- the claim -------------------------------------------------------------------------------------------------------------------------
+
+SEGMENTERS = {  # row: (labels, changed keys)
+    "biased labels": ("biased", {}),
+    "debiased, deleted = background": ("debiased", {"deleted": "background"}),
+    "debiased, deleted = ignore": ("debiased", {"deleted": "ignore"}),
+    "+ complement": ("debiased", {"deleted": "complement"}),
+    "+ complement + W, literal": ("debiased", {"deleted": "weighted", "weight": "literal"}),
+    "+ complement + W, with background": ("debiased", {"deleted": "weighted", "weight": "with_background"}),
+    "full supervision": ("truth", {}),
+}
+ABLATIONS = {
+    "method: alpha 0.4, mean distance": {}, "alpha 0.1": {"alpha": 0.1}, "alpha 0.2": {"alpha": 0.2}, "alpha 0.6": {"alpha": 0.6},
+    "alpha 0.8": {"alpha": 0.8}, "alpha 1.0": {"alpha": 1.0}, "K_bg 1": {"k_bg": 1}, "K_bg 5": {"k_bg": 5},
+    "minimum distance": {"distance": "minimum"}, "threshold 0.38": {"threshold": 0.382}, "classifier's features": {"cluster_on": "wsss"},
+}
+
+
+def claim(run) -> dict:
+    """One seed of the tables: segmenters of equal budget on every treatment; ablations of the pseudo labels alone; the share of context q."""
+    config, data = run.config, run.data("train", ("image", "tags"))
+    classes, paint = len(data.classes), photographer(data)
+    classifier = fit_classifier(run)
+    maps = {"biased": biased_labels(run, classifier), "truth": true_labels(run)}
+    codes_of = fit_features(run, classifier)
+
+    def relabel(changed: Settings, codes: Callable) -> list[np.ndarray]:
+        parts = list(walk(run, maps["biased"], codes))
+        return list(debias(parts, region_centres(parts, classes, changed), classes, changed, paint))
+
+    def judged(labels) -> dict:
+        return pseudo.score(pseudo.compare(run.truth("train"), labels), PROBLEM)
+
+    quality = {"biased labels": run.make("score_biased", lambda: judged(maps["biased"]))}
+    for i, (row, changes) in enumerate(ABLATIONS.items()):
+        changed = override(config, **changes)
+        codes = codes_of if changed.cluster_on == config.cluster_on else classifier_features(classifier)
+        quality[row] = run.make(f"score_{i}", lambda: judged(relabel(changed, codes)))
+    maps["debiased"] = run.make_labels("debiased_labels", lambda: relabel(config, codes_of), names_of(data), data.palette)
+
+    trained = {}
+    for i, (row, (labels, changes)) in enumerate(SEGMENTERS.items()):
+        changed = override(config, **changes)
+        tested = fit_segmenter(run, f"segmenter_{i}", maps[labels], changed)
+        trained[row] = run.make(f"score_segmenter_{i}", lambda: pseudo.score(evaluate(lambda x: predict(tested, x, changed, paint), run.truth("val"), run.device).confusion, PROBLEM))
+    low, high = trained["biased labels"]["mIoU"], trained["full supervision"]["mIoU"]
+    for row in trained.values():
+        row["gap closed"] = (row["mIoU"] - low) / (high - low)
+    return {"Segmenter, validation images": trained, "Pseudo labels, training images": quality}
+
+
+CLAIM = {
+    "title": "MARS in miniature: scenes.world=mars, 1,200 images with tags",
+    "paper": {"source": "Table 5 (VOC val, RS+EPM, DeepLabv3+ R101): biased labels 74.4, MARS 77.7, full supervision 80.6; 53 % of the gap closed",
+              "ablation": "Table 6 (VOC train): baseline 77.4, complement 80.9, + W 81.8 mIoU; FP 0.123, 0.122, 0.099; FN 0.108, 0.075, 0.090"},
+    "statements": {
+        "debiasing and complementing close at least 30 % of the gap between biased labels and full supervision":
+            lambda t: t["Segmenter, validation images"]["+ complement"]["gap closed"] >= 0.3,
+        "false positives on the classes bound to a context fall":
+            lambda t: t["Segmenter, validation images"]["+ complement"]["problem FP"] < t["Segmenter, validation images"]["biased labels"]["problem FP"],
+        "complementing recovers false negatives that plain deletion causes":
+            lambda t: t["Segmenter, validation images"]["+ complement"]["FN"] < t["Segmenter, validation images"]["debiased, deleted = background"]["FN"],
+        "the classifier's own features cannot separate: unsupervised features give better pseudo labels":
+            lambda t: t["Pseudo labels, training images"]["method: alpha 0.4, mean distance"]["mIoU"] > t["Pseudo labels, training images"]["classifier's features"]["mIoU"],
+    },
+}
+
+RECIPES = {
+    "toy": {
+        "scenes.world": "mars", "stego.dim": 24, "stego.positions": 60, "stego.negatives": 2, "stego.weight_self": 1.0, "stego.weight_knn": 1.0,
+        "stego.weight_random": 1.0, "stego.shift_self": 0.3, "stego.shift_knn": 0.3, "stego.shift_random": 0.6,
+        "classifier.steps": 450, "classifier.batch": 32, "classifier.lr": 0.05,
+        "backbone.steps": 200, "backbone.batch": 16, "backbone.lr": 0.003, "backbone.optimizer": "adam", "backbone.weight_decay": 0.0,
+        "head.steps": 200, "head.batch": 16, "head.lr": 0.005, "head.optimizer": "adam", "head.weight_decay": 0.0,
+        "train.steps": 600, "train.batch": 16, "train.lr": 0.05,
+    },
+    "small": {
+        "net": "mobilenet_v2", "features": "supervised", "cam_scales": (1.0, 0.5), "cam_background": 0.3,
+        "augment.long_side": 320, "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 256, "backbone_lr_scale": 0.1,
+        "stego_crop": 256, "classifier.steps": 400, "classifier.batch": 16, "classifier.lr": 0.1,
+        "head.steps": 200, "head.batch": 16, "head.lr": 5e-4, "head.optimizer": "adam", "head.weight_decay": 0.0,
+        "train.steps": 700, "train.batch": 8, "train.lr": 0.02, "ema": 0.99, "test_flip": True,
+    },
+    "paper": {
+        "net": "resnet", "features": "dino", "voc.train": "train_aug", "voc.masks": "SegmentationClassAug",
+        "cam_scales": (1.0, 0.5, 1.5, 2.0), "feature_scales": (1.0, 2.0, 1.5, 0.5), "crf": True,
+        "augment.long_side": 640, "augment.scale_min": 0.5, "augment.scale_max": 1.0, "augment.crop": 512, "augment.brightness": 0.3,
+        "augment.contrast": 0.3, "augment.saturation": 0.3, "augment.hue": 0.1, "stego_crop": 224, "backbone_lr_scale": 0.1,
+        "classifier.steps": 3300, "classifier.batch": 16, "classifier.lr": 0.1,
+        "head.steps": 5000, "head.batch": 16, "head.lr": 5e-4, "head.optimizer": "adam", "head.schedule": "constant", "head.weight_decay": 0.0,
+        "train.steps": 66100, "train.batch": 16, "train.lr": 0.01, "train.weight_decay": 4e-5, "train.amp": "bf16", "ema": 0.999,
+        "test_scales": (1.0, 0.5, 1.5, 2.0), "test_flip": True, "test_crf": True,
+    },
+}
+
+DEVIATIONS = (
+    "Section 3.1: Y^b comes from plain activation maps with a low background constant, not from RS+EPM or IRN; wsss=folder takes any method's masks.",
+)
