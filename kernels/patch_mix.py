@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl, triton
+from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl
 
 ANYWHERE = 1 << 30  # divisor of a dimension that does not matter for the position: the quotient is always 0
 SAME_SIZE_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -117,8 +117,8 @@ def patch_mix_kernel(
 def tile(rows: int, columns: int, item_bytes: int, interpreting: bool = INTERPRETING) -> tuple[int, int]:
     """(BLOCK_R, BLOCK_Q): four 16-byte accesses for each of 128 threads; one huge tile for the interpreter, which pays per operation."""
     elements = 1 << 18 if interpreting else 8192 // item_bytes
-    block_q = min(triton.next_power_of_2(columns), elements if interpreting or rows == 1 else elements // 4)
-    block_r = min(triton.next_power_of_2(rows), max(1, elements // block_q))
+    block_q = min(1 << (columns - 1).bit_length(), elements if interpreting or rows == 1 else elements // 4)
+    block_r = min(1 << (rows - 1).bit_length(), max(1, elements // block_q))
     return block_r, block_q
 
 
@@ -155,7 +155,7 @@ def launch_arguments(x: torch.Tensor, index: torch.Tensor, y: torch.Tensor, patc
     a, r, q = dimensions(x, y, patch)
     block_r, block_q = tile(a[0] * r[0], q[0], x.element_size())
     run = min(q[3] & -q[3], block_q)  # n & -n is the largest power of two that divides n
-    blocks_r, blocks_q = triton.cdiv(a[0] * r[0], block_r), triton.cdiv(q[0], block_q)
+    blocks_r, blocks_q = -(-a[0] * r[0] // block_r), -(-q[0] // block_q)  # rounded up
     arguments = dict(
         R=r[0], rows=a[0] * r[0], Q=q[0], blocks_r=blocks_r, blocks_q=blocks_q,
         stride_xb=x.stride(0), stride_xa=a[1], stride_xr=r[1], stride_xq=q[1],
