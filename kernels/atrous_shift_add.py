@@ -88,7 +88,7 @@ class ShiftAdd(torch.autograd.Function):
                     RATES=rates, N_BRANCHES=len(rates), HAS_BIAS=bias is not None, BLOCK_M=tile.m, BLOCK_N=tile.n)
         else:
             total = torch.zeros(y.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)  # [B, O, H, W]
-            for tap, seen, target in _shifts(rates, height, width):
+            for tap, seen, target in shifts(rates, height, width):
                 total[target] += z[:, tap][seen]
             y.copy_(total if bias is None else total + bias[None, :, None, None])
         ctx.save_for_backward(x, matrix)
@@ -108,7 +108,7 @@ class ShiftAdd(torch.autograd.Function):
                     g, dz, n_out, height, width, *g.stride(), RATES=ctx.rates, N_BRANCHES=len(ctx.rates), BLOCK_M=tile.m, BLOCK_N=tile.n)
         else:
             dz = torch.zeros(batch, n_taps, n_out, height, width, dtype=g.dtype, device=g.device)  # [B, R*9, O, H, W]
-            for tap, seen, target in _shifts(ctx.rates, height, width):
+            for tap, seen, target in shifts(ctx.rates, height, width):
                 dz[:, tap][seen] = g[target]
         dz = dz.view(batch, n_taps * n_out, height * width)  # [B, R*9*O, H*W]
         dx = dw = None
@@ -120,7 +120,7 @@ class ShiftAdd(torch.autograd.Function):
         return dx, dw, grad_bias(g) if ctx.needs_input_grad[2] else None, None, None
 
 
-def _shifts(rates: tuple[int, ...], height: int, width: int):
+def shifts(rates: tuple[int, ...], height: int, width: int):
     """For every tap that reaches the map: its number, the slice of z that is used, and the slice of y that it is added to."""
     for tap in range(len(rates) * 9):
         d_h, d_w = (tap % 9 // 3 - 1) * rates[tap // 9], (tap % 3 - 1) * rates[tap // 9]
