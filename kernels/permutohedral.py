@@ -36,7 +36,6 @@ import torch
 import torch.nn.functional as F
 
 BLOCK = 16384  # points handled at a time while building: the working set stays in a core's cache
-HALF_ABOVE = 2**21  # table entries (8 MiB in float32) from which float16 storage pays
 
 
 def bag(index: torch.Tensor, weight: torch.Tensor, table: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
@@ -317,70 +316,45 @@ def _product(index_y, index_x, weight_y, weight_x, dtype) -> tuple[torch.Tensor,
 
 
 # ----------------------------------------------------------------------------------------- mean field on chains, no gradient
-def merged(chains: list[BagChain], tables: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One slice for several chains: index and weight side by side, tables stacked. Worth it while the tables are small."""
-    index, weight, start = [], [], 0
-    for chain, table in zip(chains, tables):
-        index.append(chain.slice[0] + start)
-        weight.append(chain.slice[1])
-        start += table.shape[0]
-    return torch.cat(index, 1), torch.cat(weight, 1), torch.cat(tables)
-
-
 def mean_field_on_chains(log_prior: torch.Tensor, chains: list[BagChain], mixers: list[torch.Tensor | None], iterations: int,
                          half: bool = True, logits: bool = False, block: int = 8192) -> torch.Tensor:
     """softmax(log_prior + sum_m chain_m(Q) mixer_m), repeated: the inference loop of a CPU, without autograd.
 
-    log_prior float32 [N, K]. Chains already carry their normalisation and, where `mixers` holds None (Potts), their weight; otherwise
-    mixers[m] [K, K] turns the filtered Q into the logits it adds. `half` stores Q and tables as float16 once they outgrow a core's cache
-    (sums are float32 either way); leave it off without normalisation, where sums may pass float16's range. Slicing, adding and the
-    softmax go through blocks of pixels small enough for the cache. Returns Q [N, K], or the logits before the last softmax.
+    log_prior [N, K], float32 or float64. Chains already carry their normalisation and, where `mixers` holds None (Potts), their weight;
+    otherwise mixers[m] [K, K] turns the filtered Q into the logits it adds. half: Q, tables and bag weights in float16, which halves the
+    traffic of a loop that waits for memory (sums are float32 either way); leave it off without normalisation, where sums may pass
+    float16's range. Slicing, adding and the softmax go through blocks of pixels small enough for a core's cache.
+    Returns Q [N, K], or the logits before the last softmax.
     """
     n, k = log_prior.shape
     log_prior = log_prior - log_prior.amax(1, keepdim=True)
-    largest = max((chain.vertices for chain in chains), default=0)
-    storage = torch.float16 if half and largest * k > HALF_ABOVE else log_prior.dtype
+    storage = torch.float16 if half else log_prior.dtype
     chains = [chain.to(storage) for chain in chains]
-    potts = [c for c, mixer in zip(chains, mixers) if mixer is None]
-    together = potts if len(potts) > 1 and storage == log_prior.dtype else []
     ones = torch.ones(k, 1, dtype=log_prior.dtype, device=log_prior.device)
     rows = [slice(start, min(start + block, n)) for start in range(0, n, block)]
     out = torch.empty_like(log_prior)
     q = torch.empty(n, k, dtype=storage, device=log_prior.device) if iterations else out
     for r in rows:
-        _softmax_into(log_prior[r].clone(), ones, q[r])
-    joint = None
+        _softmax_into(log_prior[r], ones, q[r])
     for iteration in range(iterations):
         last = iteration == iterations - 1
         tables = [chain.table(q) for chain in chains]
-        reads = [(*chain.slice, table, mixer) for chain, table, mixer in zip(chains, tables, mixers) if not (together and mixer is None)]
-        if together:
-            stacked = [table for table, mixer in zip(tables, mixers) if mixer is None]
-            if joint is None:
-                *joint, stacked = merged(together, stacked)
-            else:
-                stacked = torch.cat(stacked)
-            reads.append((*joint, stacked, None))
         for r in rows:
             x = log_prior[r]
-            for index, weight, table, mixer in reads:
+            for chain, mixer, table in zip(chains, mixers, tables):
+                index, weight = chain.slice
                 message = bag(index[r], weight[r], table)
-                if mixer is not None:
-                    x = torch.addmm(x, message.to(x.dtype), mixer)
-                elif message.dtype == x.dtype:
-                    x = message.add_(x)
-                else:
-                    x = x + message
+                x = x + message if mixer is None else torch.addmm(x, message.to(x.dtype), mixer)
             if last and logits:
                 out[r] = x
             else:
-                _softmax_into(x if reads else x.clone(), ones, out[r] if last else q[r])
+                _softmax_into(x, ones, out[r] if last else q[r])
     return out
 
 
 def _softmax_into(x: torch.Tensor, ones: torch.Tensor, out: torch.Tensor) -> None:
-    """Softmax over the last axis into `out`; uses `x` up. Twice as fast as torch.softmax for few labels, because it skips the maximum: the
-    logits start at most at 0 and normalised messages add a few units. Where exp overflows or dies all the same, do it the careful way."""
+    """Softmax over the last axis into `out`. Faster than torch.softmax for few labels, because it skips the maximum: the logits
+    start at most at 0 and normalised messages add a few units. Where exp overflows or dies all the same, do it the careful way."""
     e = torch.exp(x)
     total = e @ ones
     if float(total.amax()) < 1e30 and float(total.amin()) > 1e-30:
