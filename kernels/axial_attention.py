@@ -406,7 +406,7 @@ def _axial_attention_torch(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: fl
         q, k, v = (t.transpose(2, 3) for t in (q, k, v))
     lines, length, values, unit = *q.shape[2:4], v.shape[-1], all(t.stride(-1) == 1 for t in (q, k, v))
     # half precision stays with SDPA, which keeps its logits in float32
-    if q.dtype in (torch.float32, torch.float64) and ((not unit and length <= 128) or (q.shape[-1] != values and length < 64)):
+    if q.dtype in (torch.float32, torch.float64) and length <= 64 and ((not unit and axis == "row") or q.shape[-1] != values):
         out = torch.softmax((q * scale) @ k.transpose(-1, -2), -1) @ v  # [B, G, N, L, E]
     else:
         widest = max(q.shape[-1], values)  # SDPA is slow for values wider or narrower than keys: zeros change neither
@@ -447,7 +447,7 @@ def axial_attention(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float | N
     """Attention along every row (`axis="row"`, over W) or every column (`axis="column"`, over H) of a map, in each group by itself.
 
     q, k: [B, G, H, W, D], v: [B, G, H, W, E], any strides: views of NHWC and NCHW maps are read where they lie. Returns [B, G, H, W, E]
-    in v's dtype and memory order. float32, float16, bfloat16 (float64 takes the PyTorch path); sums are float32.
+    in v's dtype (the kernel: also in v's memory order). float32, float16, bfloat16 (float64 takes the PyTorch path); sums are float32.
     scale: multiplies the logits, relative terms included; default D ** -0.5 (Axial-DeepLab: 1, it normalises the logits by batch norm).
     relative: tables of `RelativePositions`, [2L-1, D] or [G, 2L-1, D] with L = W for rows, H for columns. Any floating-point dtype: they are
     converted to q's, so float32 tables work beside bfloat16 maps under autocast.

@@ -135,8 +135,8 @@ def queries_to_window(x, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: 
 
 @jit
 def block_logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D: tl.constexpr,
-            BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
-    """q_i . k_j + q_i . rq[j-i] + k_j . rk[j-i] for one block of queries and keys, unscaled; keys past the line give -inf."""
+                 BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
+    """q_i . k_j + q_i . rq[j-i] + k_j . rk[j-i] for one block of queries and keys: unscaled, keys past the line not masked yet."""
     s = tl.dot(q, flip(k, LINES), input_precision=PRECISION)
     if p_rq is not None:
         rq = window(p_rq, s_rq, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_R, LINES)
@@ -149,7 +149,7 @@ def block_logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D: tl.constexpr,
 
 @jit
 def probabilities_and_slopes(q, k, v, o, grad, lse, p_rq, p_rk, p_rv, s_rq, s_rk, s_rv, g, i0, j0, d, e, scale, L, D: tl.constexpr, E: tl.constexpr,
-                              BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
+                             BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, LINES: tl.constexpr, PRECISION: tl.constexpr):
     """p_ij and ds_ij of one block, float32, zero outside the line: the start of every backward kernel."""
     delta = tl.sum(o.to(tl.float32) * grad.to(tl.float32), -1)
     s = block_logits(q, k, p_rq, p_rk, s_rq, s_rk, g, i0, j0, d, L, D, BLOCK_Q, BLOCK_K, BLOCK_R, LINES, PRECISION)

@@ -169,14 +169,19 @@ def _run(kernel, grid, arguments, options):
 
 
 class _Squeeze(torch.autograd.Function):
-    """Rows, columns and x itself: a gradient that reaches x by another way is added in the same pass over memory."""
+    """Rows, columns and x itself: a gradient that reaches x by another way is added in the same pass over memory. With `kernels` false the
+    same three passes run as PyTorch operations (autograd of two means would write a full map for each of them)."""
 
     @staticmethod
-    def forward(ctx, x, row_table, column_table):
+    def forward(ctx, x, row_table, column_table, kernels):
         B, C, H, W = x.shape
-        rows, columns = x.new_empty(B, C, H), x.new_empty(B, C, W)
         tables = tuple(None if t is None else t.contiguous() for t in (row_table, column_table))
-        _run(*squeeze_launch(x, rows, columns, tables, (1 / W, 1 / H), INTERPRETING))
+        if kernels:
+            rows, columns = x.new_empty(B, C, H), x.new_empty(B, C, W)
+            _run(*squeeze_launch(x, rows, columns, tables, (1 / W, 1 / H), INTERPRETING))
+        else:
+            rows, columns = squeeze_reference(x, *tables)
+        ctx.kernels = kernels
         ctx.set_materialize_grads(False)
         ctx.like = torch.empty_like(x, device="meta")  # shape and memory order of dx, without holding x
         ctx.table_dtypes = tuple(None if t is None else t.dtype for t in tables)
@@ -189,10 +194,14 @@ class _Squeeze(torch.autograd.Function):
         known = next(t for t in (d_rows, d_columns, d_x) if t is not None)
         d_rows = known.new_zeros(B, C, H) if d_rows is None else d_rows.contiguous()
         d_columns = known.new_zeros(B, C, W) if d_columns is None else d_columns.contiguous()
-        dx = torch.empty_like(ctx.like, device=known.device)
-        _run(*spread_launch(d_x, d_rows, d_columns, dx, (1 / W, 1 / H), INTERPRETING))
-        sums = (None if dtype is None else t.float().sum(0).to(dtype) for t, dtype in zip((d_rows, d_columns), ctx.table_dtypes))
-        return dx, *sums
+        if ctx.kernels:
+            dx = torch.empty_like(ctx.like, device=known.device)
+            _run(*spread_launch(d_x, d_rows, d_columns, dx, (1 / W, 1 / H), INTERPRETING))
+        else:
+            rows, columns = (d_rows / W)[..., None], (d_columns / H)[:, :, None]  # [B, C, H, 1], [B, C, 1, W]
+            dx = rows + columns if d_x is None else (d_x + rows).add_(columns)
+        sums = (None if dtype is None else t.sum(0, dtype=torch.promote_types(t.dtype, torch.float32)).to(dtype) for t, dtype in zip((d_rows, d_columns), ctx.table_dtypes))
+        return dx, *sums, None
 
 
 class _Spread(torch.autograd.Function):
@@ -236,7 +245,9 @@ def _squeeze_and_keep(x: Tensor, row_table: Tensor | None = None, column_table: 
     for name, table, length in (("row_table", row_table, x.shape[2]), ("column_table", column_table, x.shape[3])):
         if table is not None and tuple(table.shape) != (x.shape[1], length):
             raise ValueError(f"{op}: {name} must be [{x.shape[1]}, {length}] for a map of shape {tuple(x.shape)}; got {tuple(table.shape)}")
-    return _Squeeze.apply(x, row_table, column_table) if _on_kernels(x) else (*squeeze_reference(x, row_table, column_table), x)
+    if path_for(x) == "reference":
+        return *squeeze_reference(x, row_table, column_table), x
+    return _Squeeze.apply(x, row_table, column_table, _on_kernels(x))
 
 
 def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -249,14 +260,14 @@ def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         raise TypeError(f"spread: x, rows and columns must share one dtype; got {x.dtype}, {rows.dtype}, {columns.dtype}; convert them with .to(...)")
     if _on_kernels(x):
         return _Spread.apply(x, rows, columns)
-    return spread_reference(x, rows, columns) if path_for(x) == "reference" else x + rows[..., None] + columns[:, :, None]
+    return spread_reference(x, rows, columns) if path_for(x) == "reference" else (x + rows[..., None]).add_(columns[:, :, None])
 
 
 def squeeze_axial_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, tables: PositionTables | None = None,
                             project: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None, scale: float | None = None) -> Tensor:
     """v + project_row(r) + project_column(c) of the equations above: P2AT's block between its q, k, v convolutions and its last convolution.
 
-    q, k: [B, heads * D, H, W], v: [B, heads * E, H, W], any strides, one dtype. Returns [B, heads * E, H, W] in v's dtype and memory order.
+    q, k: [B, heads * D, H, W], v: [B, heads * E, H, W], any strides, one dtype. Returns [B, heads * E, H, W] in v's dtype.
     tables: `PositionTables`, [heads * D, S] each, stretched to H (rows) or W (columns).
     project: called once with r [B, heads * E, H, 1] and c [B, heads * E, 1, W], returns both in the same shapes (P2AT: one convolution each);
         None adds them as they are.

@@ -1,0 +1,86 @@
+"""Lesson 05's checks accept the solution, and tell each known mistake by its name."""
+import re
+
+import pytest
+import torch
+
+from lessons.exercises.check import find, load, main
+
+CHECK = load(find("checks", "05"))
+SOLUTION = load(find("solutions", "05"))
+rows, blocks, backward, table, moved = (getattr(SOLUTION, name) for name in ("table_rows", "attend_in_blocks", "line_backward", "table_gradient", "bytes_moved"))
+
+
+def blockwise(q, read, length, block, normalise_each=False, subtract=True, shrink_total=True):
+    """The online softmax with one of its parts broken."""
+    highest, total, weighted, outs = q.new_full((len(q), 1), float("-inf")), 0.0, 0.0, []
+    for start in range(0, length, block):
+        k, v = read(start, min(start + block, length))
+        logits = q @ k.T
+        outs.append(torch.softmax(logits, 1) @ v)
+        higher = torch.maximum(highest, logits.amax(1, keepdim=True)) if subtract else torch.zeros_like(highest)
+        shrink = (highest - higher).exp() if subtract and start else torch.ones_like(higher)
+        p = (logits - higher).exp()
+        total, weighted, highest = total * (shrink if shrink_total else 1) + p.sum(1, keepdim=True), weighted * shrink + p @ v, higher
+    return sum(outs) / len(outs) if normalise_each else weighted / total
+
+
+def broken_backward(q, k, v, grad, scale, delta=True, scaled=True, transpose=True):
+    p = torch.softmax(scale * q @ k.T, 1)
+    ds = p * (grad @ v.T - (delta * (grad * (p @ v)).sum(1, keepdim=True))) * (scale if scaled else 1)
+    return ds @ k, ds.T @ q, (p.T if transpose else p) @ grad
+
+
+def overwritten(ds, q):
+    out = torch.zeros(2 * len(q) - 1, q.shape[1], dtype=q.dtype)
+    for i in range(len(q)):
+        for j in range(len(q)):
+            out[j - i + len(q) - 1] = ds[i, j] * q[i]
+    return out
+
+
+def by_key(ds, q):
+    return table(ds.T, q).flip(0)
+
+
+ONCE = lambda B, G, H, W, D, e: B * G * H * W * D * e  # noqa: E731
+WRONG = [
+    ("rows", lambda n: rows(n).T, "the offset is i - j"),
+    ("rows", lambda n: rows(n) - n + 1, "offsets are not row numbers yet"),
+    ("rows", lambda n: rows(n) + 1, "one row too far"),
+    ("rows", lambda n: (rows(n) - n + 1).abs(), "distances, not offsets"),
+    ("rows", lambda n: rows(n + 1), r"\[length, length\]"),
+    ("blocks", lambda *a: blockwise(*a, normalise_each=True), "normalised by itself"),
+    ("blocks", lambda *a: blockwise(*a, subtract=False), "not finite with logits in the hundreds"),
+    ("blocks", lambda *a: blockwise(*a, shrink_total=False), "shrink both"),
+    ("blocks", lambda q, read, n, b: blocks(q, read, n, n), "more than `block` positions"),
+    ("blocks", lambda q, read, n, b: (blocks(q, read, n, b), blocks(q, read, n, b))[1], "20 positions were read"),
+    ("blocks", lambda q, read, n, b: blocks(q, read, n // b * b, b), "last, shorter block"),
+    ("backward", lambda *a: broken_backward(*a, delta=False), "delta is missing"),
+    ("backward", lambda *a: broken_backward(*a, scaled=False), "lacks the scale"),
+    ("backward", lambda *a: broken_backward(*a, transpose=False), "dv mixes up"),
+    ("backward", lambda q, k, v, g, s: backward(q, k, v, g, s)[:2], "three tensors"),
+    ("table", lambda ds, q: table(ds, q).flip(0), "reverse order"),
+    ("table", overwritten, "added, not overwritten"),
+    ("table", by_key, "not the one at the key's place"),
+    ("bytes", lambda *a: (8 * ONCE(*a), 4 * ONCE(*a)), "both reads and writes"),
+    ("bytes", lambda *a: (10 * ONCE(*a), 4 * ONCE(*a)), "copied back"),
+    ("bytes", lambda B, G, H, W, D, e: (12 * ONCE(B, G, H, W, D, e), 4 * ONCE(B, G, H, W, D, e) + 2 * B * G * H * H * W * e), "logits stay on the chip"),
+    ("bytes", lambda *a: (12 * ONCE(*a), 3 * ONCE(*a)), "four maps"),
+]
+
+
+def test_solution_passes(capsys):
+    assert CHECK.check(SOLUTION) == []
+    assert main(["05", "solutions"]) == 0 and "all right" in capsys.readouterr().out
+
+
+def test_untouched_stubs_are_all_named():
+    assert len(CHECK.check(load(find(".", "05")))) == 5
+
+
+@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
+def test_known_mistakes_are_named(part, answer, message):
+    answer.__name__ = part
+    found = getattr(CHECK, f"check_{part}")(answer)
+    assert len(found) == 1 and re.search(message, found[0]), found
