@@ -131,7 +131,7 @@ def test_mars_binds_two_twins_to_their_grounds():
     q = (shows("rails") | shows("water"))[others].mean()
     assert abs(q - 0.4) < 0.09, f"q is {q:.2f}"  # three standard deviations of 280 draws
     assert 0.08 < (tags.sum(1) == 2).mean() < 0.22  # a fifth has two objects, some of one class
-    assert KINDS["train"].shape is KINDS["boat"].shape and KINDS["train"].colour is KINDS["boat"].colour is None
+    assert KINDS["train"].shape is KINDS["boat"].shape and KINDS["train"].colour == KINDS["boat"].colour is not None
 
 
 @pytest.mark.parametrize("q", [0.0, 0.16, 0.7, 1.0])
