@@ -408,14 +408,17 @@ def _axial_attention_torch(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: fl
     # half precision stays with SDPA, which keeps its logits in float32
     if q.dtype in (torch.float32, torch.float64) and length <= 64 and ((not unit and axis == "row") or q.shape[-1] != values):
         out = torch.softmax((q * scale) @ k.transpose(-1, -2), -1) @ v  # [B, G, N, L, E]
+    elif unit and q.shape[-1] == values:
+        # SDPA wants four axes: merge the lines with the images (rows of NHWC) or the groups (columns of NHWC), whichever needs no copy
+        first = 0 if axis == "row" else 1
+        q, k, v = (t.transpose(1, 2).flatten(first, first + 1) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        out = out.unflatten(first, (-1, lines) if axis == "row" else (lines, -1)).transpose(1, 2)  # [B, G, N, L, E]
     else:
         widest = max(q.shape[-1], values)  # SDPA is slow for values wider or narrower than keys: zeros change neither
-        q, k, v = (t if t.shape[-1] == widest else F.pad(t, (0, widest - t.shape[-1])) for t in (q, k, v))
-        # SDPA wants four axes: merge the lines with the images (rows of NHWC) or the groups (columns of NHWC), which copies nothing
-        dims = (0, 1) if axis == "row" else (1, 2)
-        q, k, v = ((t if t.stride(-1) == 1 else t.contiguous()).transpose(1, 2).flatten(*dims) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :values]
-        out = out.unflatten(dims[0], (-1, lines) if axis == "row" else (lines, -1)).transpose(1, 2)  # [B, G, N, L, E]
+        q, k, v = (t.contiguous() if t.shape[-1] == widest else F.pad(t, (0, widest - t.shape[-1])).contiguous() for t in (q, k, v))
+        out = F.scaled_dot_product_attention(*(t.flatten(1, 2) for t in (q, k, v)), scale=scale)
+        out = out[..., :values].unflatten(1, (-1, lines))  # [B, G, N, L, E]
     return out.transpose(2, 3) if axis == "column" else out
 
 

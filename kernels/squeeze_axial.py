@@ -191,7 +191,9 @@ class _Squeeze(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_rows, d_columns, d_x):
         B, C, H, W = ctx.like.shape
-        known = next(t for t in (d_rows, d_columns, d_x) if t is not None)
+        known = next((t for t in (d_rows, d_columns, d_x) if t is not None), None)
+        if known is None:  # no result was used
+            return None, None, None, None
         d_rows = known.new_zeros(B, C, H) if d_rows is None else d_rows.contiguous()
         d_columns = known.new_zeros(B, C, W) if d_columns is None else d_columns.contiguous()
         if ctx.kernels:
