@@ -163,6 +163,16 @@ def test_many_tiles_and_split_sums(small_tiles):
     check_all(*make((1, 34, 17, 7, 7, (3, 3), dict(rate=5, padding=5), torch.float32, "nchw")), paths=("triton",))
 
 
+def test_every_element_is_written_over_poisoned_memory(small_tiles):
+    """New memory is NaN in all tests of this file; here on purpose where taps, phases or whole tiles have nothing to add."""
+    assert torch.isnan(torch.empty(3)).all() and torch.isnan(torch.empty_like(torch.zeros(3))).all()
+    for options in (dict(rate=9, padding=9), dict(stride=4), dict(stride=3, padding=2, rate=2)):
+        for groups in (1, 2):
+            function, arguments = make((1, 2, 4, 7, 9, (3, 3), options, torch.float32, "nchw"), groups)
+            for result in results("triton", function, arguments):
+                assert torch.isfinite(result).all()
+
+
 def test_two_runs_are_equal_to_the_bit(small_tiles):
     function, arguments = make((1, 20, 18, 7, 7, (3, 3), dict(rate=2, padding="same"), torch.float16, "last"))
     for a, b in zip(results("triton", function, arguments), results("triton", function, arguments)):
