@@ -2,6 +2,7 @@
 
     DeepLabV2      backbone -> four atrous 3x3 branches straight to the classes, summed       (arXiv 1606.00915)
     DeepLabV3Plus  backbone -> ASPP (concatenated) -> joined with the stride-4 map -> classes (arXiv 1706.05587, 1802.02611)
+    DeepLabV3Mobile  MobileNetV2 -> 1x1 branch and image pooling, no decoder, no atrous branches  (arXiv 1801.04381, section 6.3)
     SmallUNet      three resolutions with shortcuts, for 64-pixel miniatures: 81,637 parameters at 5 classes
     SmallClassifier  five convolutions, stride 4, sees 19 pixels: local evidence for image tags, 41,040 parameters at 4 tags
 
@@ -11,6 +12,10 @@ Logits are not normalised; the softmax belongs to the loss.
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from kernels.atrous_conv import aspp
+
+from .mobilenet import MobileNetV2
 
 # DeepLab v3, section 3.3: doubled at output stride 8; halved at 32 is our choice in the same spirit
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
@@ -79,18 +84,24 @@ class ASPP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [B, C, h, w] -> [B, D, h, w]."""
         if self.fuse == "sum":
-            return torch.stack([conv(x) for conv in self.convs]).sum(0)  # [B, D, h, w]
+            rates = [conv.dilation[0] for conv in self.convs]
+            return aspp(x, [conv.weight for conv in self.convs], [conv.bias for conv in self.convs], rates)  # [B, D, h, w]
         branches = torch.cat([conv(x) for conv in self.convs], 1)  # [B, E, h, w]
         return self.project(branches)
 
 
 class DeepLabV2(nn.Module):
-    """Backbone and summed ASPP; ASPP-L of the paper with the default rates, LargeFOV with rates=(12,)."""
+    """Backbone and summed ASPP; ASPP-L of the paper with the default rates, LargeFOV with rates=(12,).
 
-    def __init__(self, backbone: nn.Module, classes: int, rates: tuple[int, ...] = (6, 12, 18, 24), upsample: bool = True):
+    `head` [B, C, h, w] -> [B, K, h, w] replaces the ASPP, for example by the VGG form whose branches have hidden layers (papers/deeplab.py).
+    """
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, rates: tuple[int, ...] = (6, 12, 18, 24), upsample: bool = True, head: nn.Module | None = None,
+    ):
         super().__init__()
         self.backbone = backbone
-        self.aspp = ASPP(backbone.channels[-1], classes, rates, fuse="sum")
+        self.aspp = ASPP(backbone.channels[-1], classes, rates, fuse="sum") if head is None else head
         self.upsample = upsample
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -141,6 +152,55 @@ class DeepLabV3Plus(nn.Module):
         """image: [B, 3, H, W] -> logits [B, K, H, W], or [B, K, H/4, W/4] (rounded up) without `upsample`."""
         logits = self.classifier(self.features(image))  # [B, K, h, w]
         return resize(logits, image.shape[-2:]) if self.upsample else logits
+
+
+class DeepLabV3Mobile(nn.Module):
+    """DeepLab v3 on MobileNetV2 at output stride 16, as its authors run it on phones: 2.1 million parameters at 21 classes.
+
+    MobileNetV2's paper, section 6.3: without the 3x3 atrous branches it keeps its accuracy at a quarter of the cost. The four head layers
+    have biases and no norm (folded, as published), so this class loads trained weights and serves; a network to be trained is `DeepLabV3Plus`.
+    Names: `backbone.features.*` as torchvision, `image_pooling`, `aspp0`, `project`, `classifier`.
+
+    Args:
+        classes: K.
+        side: the square canvas of `predict`. 513 in training; sides of 32k+1 keep pixels and map corners aligned.
+    """
+
+    grey = (0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225  # 127.5 of 255, normalised as the photographs are
+
+    def __init__(self, classes: int = 21, side: int = 513):
+        super().__init__()
+        self.backbone = MobileNetV2(classes=0, output_stride=16)
+        inputs, width = self.backbone.channels[-1], 256
+        self.image_pooling = nn.Conv2d(inputs, width, 1)
+        self.aspp0 = nn.Conv2d(inputs, width, 1)
+        self.project = nn.Conv2d(2 * width, width, 1)
+        self.classifier = nn.Conv2d(width, classes, 1)
+        self.side = side
+
+    def coarse(self, image: torch.Tensor) -> torch.Tensor:
+        """image: [B, 3, H, W] -> logits [B, K, H/16, W/16], sizes rounded up."""
+        x = self.backbone.features(image)[-1]  # [B, C, h, w]
+        pooled = F.relu(self.image_pooling(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[-2:])  # [B, D, h, w]
+        joined = torch.cat([pooled, F.relu(self.aspp0(x))], 1)  # [B, 2*D, h, w]
+        return self.classifier(F.relu(self.project(joined)))  # [B, K, h, w]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """image: [B, 3, H, W] -> logits [B, K, H, W]; corners are aligned, as in its training."""
+        return F.interpolate(self.coarse(image), image.shape[-2:], mode="bilinear", align_corners=True)  # [B, K, H, W]
+
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """image: [B, 3, H, W] of any size -> logits [B, K, H, W], seen as in training: in the top-left corner of a grey canvas, shrunk to fit.
+
+        The image pooling averages the grey in, so the canvas is part of the function that the weights compute.
+        """
+        H, W = image.shape[-2:]
+        shrink = min(1.0, self.side / max(H, W))
+        seen = resize(image, (max(1, round(H * shrink)), max(1, round(W * shrink))))
+        canvas = torch.tensor(self.grey).to(image)[None, :, None, None].repeat(len(image), 1, self.side, self.side)
+        canvas[..., : seen.shape[-2], : seen.shape[-1]] = seen
+        logits = self(canvas)[..., : seen.shape[-2], : seen.shape[-1]]
+        return resize(logits, (H, W))  # [B, K, H, W]
 
 
 class SmallUNet(nn.Module):
