@@ -381,7 +381,8 @@ def fold_batch_norm(weight: torch.Tensor, bias: torch.Tensor | None, norm: torch
     if norm.running_var is None:
         raise ValueError("fold_batch_norm: the batch norm keeps no running statistics (track_running_stats=False), so there is nothing to fold")
     if norm.num_features != weight.shape[0]:
-        raise ValueError(f"fold_batch_norm: the batch norm has {norm.num_features} channels, the weight {weight.shape[0]} outputs; they must be equal")
+        raise ValueError(
+            f"fold_batch_norm: the batch norm has {norm.num_features} channels, the weight {weight.shape[0]} outputs; they must be equal")
     wide = torch.promote_types(weight.dtype, torch.float32)
     scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)  # [O]
     scale = scale if norm.weight is None else scale * norm.weight.to(wide)  # [O]
@@ -446,7 +447,8 @@ def _pair(value, name: str, least: int) -> tuple[int, int]:
     if pair is None or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise TypeError(f"atrous_conv: {name} must be an integer or a pair (vertical, horizontal); got {value!r}")
     if min(pair) < least:
-        raise ValueError(f"atrous_conv: {name} must be at least {least}; got {value!r}" + (" (rate 1 is an ordinary convolution)" if name == "rate" else ""))
+        note = " (rate 1 is an ordinary convolution)" if name == "rate" else ""
+        raise ValueError(f"atrous_conv: {name} must be at least {least}; got {value!r}{note}")
     return pair
 
 
@@ -491,8 +493,8 @@ def _check(x, weight, bias, stride, padding, rate, groups) -> Geometry:
         pads = _pair(padding, "padding", 0)
         out = tuple((size + 2 * p - span - 1) // s + 1 for size, p, span, s in zip((height, width), pads, spans, stride))
     if min(out) < 1 or 0 in (channels, height, width):
-        raise ValueError(f"atrous_conv: a {kernel[0]}x{kernel[1]} kernel at rate {rate} spans {spans[0] + 1}x{spans[1] + 1} pixels, more than x {tuple(x.shape)} "
-                         f"with padding {padding!r} has; use a smaller rate or more padding")
+        raise ValueError(f"atrous_conv: a {kernel[0]}x{kernel[1]} kernel at rate {rate} spans {spans[0] + 1}x{spans[1] + 1} pixels, "
+                         f"more than x {tuple(x.shape)} with padding {padding!r} has; use a smaller rate or more padding")
     _check_pixels("atrous_conv", x, out)
     return Geometry(stride, (pads,), (rate,), out)
 

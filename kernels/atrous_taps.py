@@ -95,7 +95,8 @@ TILES = {
     ("grad_weight", "any", "interpreter"): Tile(64, 64, 256, 1, 1),
 }
 # Pixels and channels of the memory-bound kernels, by which of the two is contiguous in memory.
-FLAT_TILES = {"channels": Tile(32, 64, 0, 4, 1), "pixels": Tile(512, 1, 0, 4, 1), "planes": Tile(256, 4, 0, 4, 1), "interpreter": Tile(512, 32, 0, 1, 1)}
+FLAT_TILES = {"channels": Tile(32, 64, 0, 4, 1), "pixels": Tile(512, 1, 0, 4, 1), "planes": Tile(256, 4, 0, 4, 1),
+              "interpreter": Tile(512, 32, 0, 1, 1)}
 
 
 class Launch(NamedTuple):
@@ -137,7 +138,8 @@ def architecture_of(tensor: torch.Tensor) -> str:
 
 
 def tile_for(kernel: str, tensors: tuple[torch.Tensor, ...], m: int, n: int, k: int) -> Tile:
-    """The table's tile for a kernel that reads `tensors` ([B, C, H, W] each), no wider than the problem (16 is the least a matrix instruction takes)."""
+    """The table's tile for a kernel that reads `tensors` ([B, C, H, W] each), no wider than the problem
+    (16 is the least that a matrix instruction takes)."""
     arch = architecture_of(tensors[0])
     aligned = all(t.stride(1) == 1 and all(s % 16 == 0 for i, s in enumerate(t.stride()) if i != 1 and t.shape[i] > 1) for t in tensors)
     kind = "float" if tensors[0].dtype == torch.float32 else "half" if aligned else "strided"
