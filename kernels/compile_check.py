@@ -15,7 +15,7 @@ Compiling and interpreting exclude each other in one process, so TRITON_INTERPRE
 Another triton can be checked without a second environment: install it beside and put it first on the path,
 
     pip install --target /tmp/triton36 --no-deps triton==3.6.0
-    PYTHONPATH=/tmp/triton36 python -m kernels.compile_check --budget tests/kernels/compile_budget.csv
+    PYTHONPATH=/tmp/triton36 python -m kernels.compile_check      # limits of the chips only: the budget is that of CI's triton
 
 How to add a kernel: write a function `<file>_variants() -> list[Variant]` in the section below (one per kernel file, import the
 kernel inside it) and name it in VARIANTS. A variant is one launch as the wrapper makes it: what the JIT would find out by itself from
@@ -409,7 +409,8 @@ def faults(row: Row, variant: Variant) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------ the budget file
 BUDGET_COLUMNS = ("variant", "target", "registers", "shared", "tensor_cores", "wide_loads")
-SLACK = 1.3  # register allocation of triton 3.6 to 3.9 differs by up to a quarter for the same source
+SLACK = 1.3  # registers of neighbouring triton versions differ by up to a quarter for the same source
+ALLOWANCE = {"registers": 16, "shared": 4096}  # and what a small kernel may grow by without meaning anything
 
 
 def read_budget(path: Path) -> dict[tuple[str, str], dict[str, int]]:
@@ -438,9 +439,9 @@ def over_budget(row: Row, budget: dict) -> list[str]:
         return [f"no budget line; python -m kernels.compile_check --kernels {row.variant.split('/')[0]} --write-budget <file> adds it"]
     found = []
     for column in ("registers", "shared"):
-        value, limit = getattr(row, column), math.ceil(accepted[column] * SLACK)
+        value, limit = getattr(row, column), max(math.ceil(accepted[column] * SLACK), accepted[column] + ALLOWANCE[column])
         if value > limit:
-            found.append(f"{column} {value}, the budget is {accepted[column]} (limit {limit} with slack {SLACK})")
+            found.append(f"{column} {value}, the budget is {accepted[column]} (limit {limit})")
     for column in ("tensor_cores", "wide_loads"):
         if accepted[column] and not getattr(row, column):
             found.append(f"{column} fell to 0, the budget has {accepted[column]}")

@@ -128,9 +128,11 @@ def test_budget_is_compared_written_and_merged(tmp_path, monkeypatch):
     budget = compile_check.read_budget(path)
     assert budget == {("dense_crf/y", "sm_80"): dict(registers=100, shared=1024, tensor_cores=8, wide_loads=2),
                       ("patch_mix/x", "sm_90"): dict(registers=40, shared=2048, tensor_cores=0, wide_loads=4)}
-    assert compile_check.over_budget(row(registers=52, shared=2048, wide_loads=1), budget) == []
-    (more,) = compile_check.over_budget(row(registers=53, shared=2048, wide_loads=4), budget)
-    assert more == "registers 53, the budget is 40 (limit 52 with slack 1.3)"
+    assert compile_check.over_budget(row(registers=56, shared=2048 + 4096, wide_loads=1), budget) == []  # 16 more registers, 4 KiB more
+    more, larger = compile_check.over_budget(row(registers=57, shared=6145, wide_loads=4), budget)
+    assert more == "registers 57, the budget is 40 (limit 56)" and larger == "shared 6145, the budget is 2048 (limit 6144)"
+    assert compile_check.over_budget(Row("dense_crf/y", "sm_80", registers=130, tensor_cores=1, wide_loads=1), budget) == []
+    assert len(compile_check.over_budget(Row("dense_crf/y", "sm_80", registers=131, tensor_cores=1, wide_loads=1), budget)) == 1
     (lost,) = compile_check.over_budget(row(registers=40, shared=0), budget)
     assert lost == "wide_loads fell to 0, the budget has 4"
     (unknown,) = compile_check.over_budget(row("sm_80"), budget)
