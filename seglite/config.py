@@ -19,6 +19,7 @@ import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
+from seglite.data.camvid import CamvidSettings
 from seglite.data.scenes import ScenesSettings
 from seglite.data.transforms import AugmentSettings
 from seglite.data.voc import VocSettings
@@ -75,7 +76,7 @@ class Config:
     method: str = "marsstyle"
     """which paper: a file of seglite/papers"""
     data: str = "scenes"
-    """which data set: scenes (drawn on the fly, no files) or voc (a folder in PASCAL VOC layout)"""
+    """which data set: scenes (drawn on the fly, no files), voc (a folder in PASCAL VOC layout) or camvid (the SegNet tutorial's)"""
     root: str = ""
     """folder of the data set, for every data set but scenes"""
     size: Literal["", "toy", "small", "paper"] = ""
@@ -102,6 +103,8 @@ class Config:
     """the procedural world"""
     voc: VocSettings = field(default_factory=VocSettings)
     """lists and folders of a data set in VOC layout"""
+    camvid: CamvidSettings = field(default_factory=CamvidSettings)
+    """splits of CamVid"""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """joint augmentation of images and label maps"""
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from seglite.data import scenes, voc
+from seglite.data import camvid, scenes, voc
 
-DATASETS = {"scenes": scenes.open, "voc": voc.open}
+DATASETS = {"camvid": camvid.open, "scenes": scenes.open, "voc": voc.open}
 
 IGNORE = 255   # no label: outside the padded image, or a border that the annotators left open
 DELETED = 254  # a pseudo label that a method took away and will decide later (MARS's -1)
