@@ -119,3 +119,16 @@ def in_order(data, device: str = "cpu") -> Iterator[tuple[list[int], torch.Tenso
             waiting.clear()
         waiting.append(sample)
     yield group()
+
+
+def names_of(data) -> list[str]:
+    """The images' names, in order."""
+    return [data.name(i) for i in range(len(data))]
+
+
+def photographer(data) -> Callable:
+    """Normalised images -> 0..255, as the CRF's colour distances want them."""
+    def photograph(image: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (data.mean, data.std))
+        return (image * std + mean) * 255
+    return photograph

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from seglite import pictures
 from seglite.data import DELETED, IGNORE
@@ -59,3 +61,16 @@ def label_pictures(truth, maps: dict[str, Sequence[np.ndarray]], count: int = 5)
         sample = truth.read(i, ("image", "mask"))
         samples.append({"name": truth.name(i), "image": sample["image"], "truth": sample["mask"], "extra": {k: np.asarray(m[i]) for k, m in maps.items()}})
     return [{"title": "Pseudo labels of training images", "image": pictures.panels(samples, truth.palette)}]
+
+
+def target_flags(size: tuple[int, int], regions, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fig. 8: a centre is a target if its cluster overlaps the true object with IoU > 0.3, biased if < 0.1. 
+
+    size (h, w) of the feature map, regions as `marsstyle.Regions`, masks [B, H, W] -> two bool [G, k].
+    """
+    truth = (masks[regions.image] == regions.label[:, None, None]).float()
+    covered = F.adaptive_avg_pool2d(truth[:, None], size).flatten(2)  # [G, 1, N]
+    member = F.one_hot(regions.cluster, regions.centres.shape[1]).mT * regions.inside[:, None]  # [G, k, N]
+    both = (member * covered).sum(2)
+    iou = both / (member.sum(2) + covered.sum(2) - both).clamp_min(1e-6)
+    return iou > 0.3, iou < 0.1

@@ -85,7 +85,7 @@ def stego():
     S.backbone_step(net, {"image": image}, 0.3, 2)
     codes = S.SegmentationHead(32, 9)(net(image))
     S.encode(net, image)
-    S.separation(codes, torch.randint(-1, 3, (2, 8, 12)), pairs=50)
+    S.separation(codes, torch.randint(-1, 3, (2, 16, 24)), pairs=50)
     S.stego_step(S.SegmentationHead(32, 9), net, {"image": image, "partner": image.flip(-1)}, S.StegoSettings())
 
 
