@@ -92,12 +92,28 @@ PRESETS = {
 
 
 def preset_of(preset: str | Preset, **changes) -> Preset:
-    """The preset called so, with some values changed (None leaves a value alone). ValueError names the presets there are."""
-    if isinstance(preset, str):
+    """The preset called so, with some values changed (None leaves a value alone). ValueError names the presets there are.
+
+    "1/3/67/3/4", "1/3/67/3/4/10" and "1/3/67/3/4/10/after" spell one out: the fields of `Preset` in order.
+    """
+    if isinstance(preset, str) and "/" in preset:
+        preset = _spelled(preset)
+    elif isinstance(preset, str):
         if preset not in PRESETS:
             raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}, or pass a seglite.crf.Preset")
         preset = PRESETS[preset]
     return replace(preset, **{key: value for key, value in changes.items() if value is not None})
+
+
+def _spelled(text: str) -> Preset:
+    words = text.split("/")
+    try:
+        if not 5 <= len(words) <= 7:
+            raise ValueError
+        return Preset(*(float(w) for w in words[:5]), *(int(w) for w in words[5:6]), *words[6:])
+    except ValueError:
+        raise ValueError(f"preset {text!r}: expected gaussian_sxy/gaussian_weight/bilateral_sxy/bilateral_srgb/bilateral_weight, "
+                         "then perhaps /iterations and /normalization, for example 1/3/67/3/4/10/after") from None
 
 
 # ---- the friendly function --------------------------------------------------------------------------------------------------------------

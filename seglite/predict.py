@@ -1,0 +1,143 @@
+"""Label your own photographs with a finished run, or with published weights.
+
+    python -m seglite.predict run=runs/marsstyle-voc photo.jpg more/*.jpg
+    python -m seglite.predict model=deeplabv3_mobilenetv2 weights=... crf=deeplab-voc photo.jpg
+
+Every photograph gives two files of its own size in out=: NAME.png, a palette picture whose pixel values are the class ids, and
+NAME_overlay.jpg to look at. The classes found are printed with their share of the picture. Photographs turned by their EXIF note are
+turned upright first, and so are their label maps.
+"""
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from seglite import files
+from seglite.data import normalise
+from seglite.evaluate import enlarge, open_predictor, views, with_crf
+from seglite.pictures import legend, overlay, png_bytes, save_mask_png, stack
+
+
+@dataclass
+class Settings:
+    """Label photographs: masks and overlays at their own size."""
+
+    run: str = ""
+    """folder of a finished run"""
+    model: Literal["", "deeplabv3_mobilenetv2"] = ""
+    """instead of a run: a network whose published weights are in weights="""
+    weights: str = ""
+    """file of the published weights"""
+    root: str = ""
+    """where the run's data set lies now, if it has moved"""
+    out: str = "predictions"
+    """folder of the results"""
+    longest: int = 0
+    """see photographs shrunk to this longer side (as in training); labels still come at the photograph's own size. 0: as they are"""
+    scales: tuple[float, ...] = (1.0,)
+    """sizes at which a photograph is seen; their probabilities are averaged"""
+    flip: bool = False
+    """also see the mirror image"""
+    window: int = 0
+    """side in pixels of a sliding window; 0: the whole photograph at once"""
+    overlap: float = 1 / 3
+    """least share of a window that its neighbour sees too"""
+    crf: str = ""
+    """refine by a CRF: a preset of seglite.crf, or values like 1/3/67/3/4"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    threads: int = 0
+    """CPU threads of torch; 0: torch's own choice"""
+    debug: bool = False
+    """show tracebacks"""
+
+
+@torch.no_grad()
+def label_photograph(predict: Callable, image: np.ndarray, data, device: str = "cpu", longest: int = 0, crf: str = "") -> np.ndarray:
+    """uint8 [H, W, 3] -> class ids uint8 [H, W].
+
+    predict: normalised image [1, 3, h, w] -> scores. data: mean and std of the normalisation. longest: shrink for the network only.
+    """
+    x = normalise(image[None], data).to(device)
+    H, W = image.shape[:2]
+    shrink = min(1.0, longest / max(H, W)) if longest else 1.0
+    seen = x
+    if shrink < 1:
+        seen = torch.nn.functional.interpolate(x, (max(1, round(H * shrink)), max(1, round(W * shrink))), mode="bilinear", align_corners=False, antialias=True)
+    scores = predict(seen)
+    if crf:
+        return with_crf(lambda _: scores, data, crf)(x).argmax(1)[0].to(torch.uint8).cpu().numpy()
+    return enlarge(scores, x).argmax(1)[0].to(torch.uint8).cpu().numpy()
+
+
+def shares(labels: np.ndarray, classes) -> str:
+    """"dog 31 %, sofa 20 %, background 49 %": the classes of a label map, objects first."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+    order = sorted(np.flatnonzero(counts), key=lambda k: (k == 0, -counts[k]))
+    return ", ".join(f"{classes[k]} {max(1, round(100 * counts[k]))} %" for k in order)
+
+
+def names_for(photographs: list[str]) -> list[str]:
+    """One file stem per photograph; equal stems from different folders get numbers."""
+    names, used = [], set()
+    for path in photographs:
+        stem, name, number = Path(path).stem, Path(path).stem, 2
+        while name in used:
+            name, number = f"{stem}_{number}", number + 1
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def predict_files(photographs: list[str], settings: Settings, methods: dict | None = None, say: Callable[[str], None] = print) -> list[np.ndarray]:
+    """What the command does. Returns the label maps."""
+    from seglite.data.voc import Voc, read_image
+
+    missing = [p for p in photographs if not Path(p).is_file()]
+    if missing:
+        raise FileNotFoundError(f"photograph {missing[0]} does not exist" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""))
+    predict, data, device, close = open_predictor(settings, settings.root, methods)
+    data, folder, results = data or Voc, Path(settings.out), []
+    try:
+        predict = views(predict, settings)
+        for path, name in zip(photographs, names_for(photographs)):
+            image = read_image(Path(path))
+            labels = label_photograph(predict, image, data, device, settings.longest, settings.crf)
+            save_mask_png(labels, data.palette, folder / f"{name}.png")
+            present = np.unique(labels)
+            picture = Image.fromarray(overlay(image, labels, data.palette, clear=(0,) if data.classes[0] == "background" else ()))
+            files.write_bytes(folder / f"{name}_overlay.jpg", jpeg_bytes(picture))
+            say(f"{path} -> {folder / name}.png, {folder / name}_overlay.jpg: {shares(labels, data.classes)}")
+            results.append(labels)
+        colours = legend([data.classes[k] for k in present], data.palette[present], width=600, ignore=False) if len(photographs) == 1 else \
+            legend(data.classes, data.palette, width=600, ignore=False)
+        files.write_bytes(folder / "legend.png", png_bytes(stack([colours], margin=12)))
+    finally:
+        close()
+    return results
+
+
+def jpeg_bytes(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def main(arguments: list[str]) -> int:
+    from seglite import commands
+
+    return commands.serve("seglite.predict", "run=FOLDER photo.jpg ...", Settings, arguments, files=(1, math.inf),
+                          body=lambda settings, photographs: predict_files(photographs, settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
