@@ -14,10 +14,10 @@ import sys
 from kernels import backend
 from seglite import config as settings
 from seglite import parallel
-from seglite.papers import marsstyle
+from seglite.papers import deeplab, marsstyle
 from seglite.run import Run
 
-METHODS = {"marsstyle": marsstyle}
+METHODS = {"deeplab": deeplab, "marsstyle": marsstyle}
 
 
 def train(arguments: list[str], methods: dict) -> None:
