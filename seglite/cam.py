@@ -100,6 +100,13 @@ class TagClassifier(nn.Module):
         return self.class_maps(image).mean((2, 3))
 
 
+def new_layers_first(model: nn.Module, scale: float) -> list[dict]:
+    """Two parameter groups: a pretrained backbone learns `scale` times as fast as the rest."""
+    old = {id(p) for p in model.backbone.parameters()} if hasattr(model, "backbone") else set()
+    groups = [{"params": [p for p in model.parameters() if (id(p) in old) == flag], "lr_scale": s} for flag, s in ((False, 1.0), (True, scale))]
+    return [g for g in groups if g["params"]]
+
+
 def in_order(data, device: str = "cpu") -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """The whole data set in order, as many equal-sized neighbours together as TOGETHER allows.
 
@@ -126,9 +133,6 @@ def names_of(data) -> list[str]:
     return [data.name(i) for i in range(len(data))]
 
 
-def photographer(data) -> Callable:
-    """Normalised images -> 0..255, as the CRF's colour distances want them."""
-    def photograph(image: torch.Tensor) -> torch.Tensor:
-        mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (data.mean, data.std))
-        return (image * std + mean) * 255
-    return photograph
+def same_start(run, stage: int) -> None:
+    """Initial weights that depend on seed and stage only, not on which stages were loaded: a continued run starts its next stage alike."""
+    torch.manual_seed(run.config.seed * 10 + stage)

@@ -26,8 +26,8 @@ def score(confusion: Confusion, problem: Sequence[str] = ()) -> dict[str, float]
     def mean(values):
         return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
-    return {"mIoU": confusion.miou(), "problem": mean(confusion.iou()[chosen]), "other": mean(confusion.iou()[other]), "FP": mean(fp), "FN": mean(fn),
-            "problem FP": mean(fp[chosen])}
+    return {"mIoU": confusion.miou(), "problem": mean(confusion.iou()[chosen]), "other": mean(confusion.iou()[other]),
+            "FP": mean(fp), "FN": mean(fn), "problem FP": mean(fp[chosen])}
 
 
 def compare(truth, maps: Iterable[np.ndarray]) -> Confusion:
@@ -59,12 +59,13 @@ def label_pictures(truth, maps: dict[str, Sequence[np.ndarray]], count: int = 5)
     samples = []
     for i in range(0, len(truth), max(len(truth) // count, 1))[:count]:
         sample = truth.read(i, ("image", "mask"))
-        samples.append({"name": truth.name(i), "image": sample["image"], "truth": sample["mask"], "extra": {k: np.asarray(m[i]) for k, m in maps.items()}})
+        extra = {name: np.asarray(labels[i]) for name, labels in maps.items()}
+        samples.append({"name": truth.name(i), "image": sample["image"], "truth": sample["mask"], "extra": extra})
     return [{"title": "Pseudo labels of training images", "image": pictures.panels(samples, truth.palette)}]
 
 
 def target_flags(size: tuple[int, int], regions, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fig. 8: a centre is a target if its cluster overlaps the true object with IoU > 0.3, biased if < 0.1. 
+    """Fig. 8: a centre is a target if its cluster overlaps the true object with IoU > 0.3, biased if < 0.1.
 
     size (h, w) of the feature map, regions as `marsstyle.Regions`, masks [B, H, W] -> two bool [G, k].
     """
@@ -74,3 +75,9 @@ def target_flags(size: tuple[int, int], regions, masks: torch.Tensor) -> tuple[t
     both = (member * covered).sum(2)
     iou = both / (member.sum(2) + covered.sum(2) - both).clamp_min(1e-6)
     return iou > 0.3, iou < 0.1
+
+
+def true_labels(run) -> list[np.ndarray]:
+    """The masks, for the pixel-supervised bound only."""
+    truth = run.truth("train")
+    return [truth.read(i, ("mask",))["mask"] for i in range(len(truth))]

@@ -52,6 +52,18 @@ class StegoSettings:
     """b_random; raising a shift separates more"""
 
 
+@dataclass
+class ViewSettings:
+    """What the self-supervised backbone calls the same."""
+
+    strength: float = 0.15
+    """photometric change between two views, relative"""
+    reach: int = 2
+    """cells between places that should agree"""
+    crop: int = 0
+    """crop for its training, pixels: it only looks at materials. 0: as augment.crop"""
+
+
 # ---- a small backbone trained without labels -----------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,30 @@ def mobilenet():
         mobilenet_v2(classes=classes, width=0.25)(torch.randn(2, 3, 64, 96))
 
 
+def vgg():
+    from seglite.nets.vgg import Vgg
+
+    groups = ((4, 1), (6, 1), (8, 1), (8, 1), (10, 1))
+    Vgg(groups, classes=0, output_stride=8, pool="3x3")(torch.randn(2, 3, 64, 96))
+    with torch.device("meta"):  # the classifier's 120 million weights are not needed to see shapes
+        Vgg(groups, classes=7)(torch.empty(2, 3, 224, 256))
+
+
+def deeplab():
+    from seglite import config
+    from seglite.data import scenes
+    from seglite.papers import deeplab as dl
+
+    data = scenes.Scenes(scenes.ScenesSettings(world="rims", size=49, train_images=1, val_images=1), "val")
+    image, mask = torch.randn(2, 3, 49, 49), torch.zeros(2, 49, 49, dtype=torch.long)
+    for extra in (["hidden=6"], ["head=single", "crf=true", "msc=1,0.5", "test_scale=0.5"]):
+        settings = config.parse(["method=deeplab", *extra], {"deeplab": dl})[0]
+        net = dl.build(settings, 4)
+        dl.step_losses(net(image), mask, 4, settings.msc)
+        dl.predictor(net, settings, data)(image)
+    dl.radius_of_objects(mask)
+
+
 def segmenters():
     from seglite.nets.resnet import resnet18
     from seglite.nets.segmenters import DeepLabV2, DeepLabV3Plus, SmallClassifier, SmallUNet
@@ -211,6 +235,8 @@ EXAMPLES = {
     "seglite.nets.resnet": resnet,
     "seglite.nets.mobilenet": mobilenet,
     "seglite.nets.segmenters": segmenters,
+    "seglite.nets.vgg": vgg,
+    "seglite.papers.deeplab": deeplab,
     "seglite.nets.vit": vit,
     "seglite.losses": losses,
     "seglite.cam": cam,

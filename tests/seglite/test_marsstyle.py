@@ -21,8 +21,7 @@ def rand(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def paint(image):
-    return image
+DATA = SimpleNamespace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 # ---- activation maps -------------------------------------------------------------------------------------------------------------------
@@ -274,13 +273,13 @@ def test_what_becomes_of_deleted_pixels(deleted, expected):
     model.bias.data = torch.tensor([0.0, 1.0, 2.0])
     batch = batch_of(torch.tensor([[[0, 2, DELETED]]]), torch.tensor([[1.0, 0.0]]))
     settings = mars.Settings(deleted=deleted, restrict_teacher=True)  # class 2 is likelier but not among the tags
-    target, W = mars.targets(batch, Teacher(model), settings, paint)
+    target, W = mars.targets(batch, Teacher(model), settings, DATA)
     assert target.flatten().tolist() == expected
     assert (W is not None) == (deleted == "weighted")
     if deleted == "weighted":
         assert_close(W.flatten(), torch.tensor([1, 1, math.exp(1) / (1 + math.exp(1) + math.exp(2))]))
     settings.restrict_teacher = False
-    assert mars.targets(batch, Teacher(model), settings, paint)[0].flatten().tolist()[2] == {"background": 0, "ignore": IGNORE}.get(deleted, 2)
+    assert mars.targets(batch, Teacher(model), settings, DATA)[0].flatten().tolist()[2] == {"background": 0, "ignore": IGNORE}.get(deleted, 2)
 
 
 @pytest.mark.parametrize("weight", ["literal", "with_background"])
@@ -290,11 +289,11 @@ def test_no_gradient_reaches_the_teacher(weight):
     labels = torch.randint(0, 3, (2, 4, 4))
     labels[:, :2] = DELETED
     settings = mars.Settings(deleted="weighted", weight=weight)
-    loss = mars.segment_step(model, batch_of(labels, torch.ones(2, 2)), teacher, settings, paint)["loss"]
+    loss = mars.segment_step(model, batch_of(labels, torch.ones(2, 2)), teacher, settings, DATA)["loss"]
     loss.backward()
     assert model.weight.grad.abs().sum() > 0
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-    target, W = mars.targets(batch_of(labels, torch.ones(2, 2)), teacher, settings, paint)
+    target, W = mars.targets(batch_of(labels, torch.ones(2, 2)), teacher, settings, DATA)
     assert not W.requires_grad
 
 
@@ -312,7 +311,7 @@ def test_a_segmenter_overfits_four_images_with_deleted_pixels():
     teacher, optimizer = Teacher(model, 0.9), torch.optim.Adam(model.parameters(), 5e-3)
     model.train()
     for _ in range(60):
-        loss = mars.segment_step(model, batch_of(labels, tags, image), teacher, mars.Settings(deleted="complement"), paint)["loss"]
+        loss = mars.segment_step(model, batch_of(labels, tags, image), teacher, mars.Settings(deleted="complement"), DATA)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -382,7 +381,7 @@ def test_the_paper_s_networks_have_the_published_names_and_shapes(tmp_path):
 
 def test_backbone_and_new_layers_learn_at_their_own_rates():
     settings = mars.Settings(net="mobilenet_v2")
-    groups = mars.new_layers_first(mars.build_segmenter(settings, 21), 0.1)
+    groups = cam.new_layers_first(mars.build_segmenter(settings, 21), 0.1)
     assert [g["lr_scale"] for g in groups] == [1.0, 0.1]
     model = mars.build_segmenter(settings, 21)
-    assert sum(len(g["params"]) for g in mars.new_layers_first(model, 0.1)) == len(list(model.parameters()))
+    assert sum(len(g["params"]) for g in cam.new_layers_first(model, 0.1)) == len(list(model.parameters()))
