@@ -121,7 +121,7 @@ def claims(arguments: list[str], methods: dict = METHODS) -> dict:
     method = typed.get("method", settings.Config.method)
     paper = settings.choose_method(method, methods)
     rest = [f"{k}={v}" for k, v in typed.items()]
-    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method").replace("/", "_")
+    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method" and k not in settings.FREE_KEYS).replace("/", "_")
     folder = Path("runs/claims") / (method + (f"-{changed}" if changed else ""))
     results = [one_seed(paper, rest, seed, folder, methods) for seed in seeds]
     summary = {

@@ -71,7 +71,11 @@ class Run:
         self.lock = files.FolderLock(self.folder) if self.rank == 0 else None
         self.opened: dict[tuple[str, tuple[str, ...]], object] = {}
         self.started = time.time()
-        self._claim_folder(command)
+        try:
+            self._claim_folder(command)
+        except BaseException:
+            self.close()
+            raise
         torch.manual_seed(seed_of(config.seed, "run"))
         self.say(f"run folder {self.folder} · device {self.device} ({why}) · {self.world} process{'es' if self.world > 1 else ''} · "
                  f"{torch.get_num_threads()} threads · torch {torch.__version__}")
