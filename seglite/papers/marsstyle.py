@@ -40,6 +40,7 @@ from seglite.crf import Preset, dense_crf
 from seglite.evaluate import evaluate, multi_scale, photographs, with_crf
 from seglite.kmeans import cluster_regions
 from seglite.nets.segmenters import DeepLabV3Plus, SmallClassifier, SmallUNet, resize
+from seglite.stego import StegoSettings, ViewSettings
 from seglite.teacher import Teacher
 
 PROBLEM = ("train", "boat", "aeroplane", "bird", "bottle", "pottedplant", "tvmonitor")  # classes bound to a context (section 1)
@@ -70,9 +71,9 @@ class Settings(Config):
     """state_dict of DINO's ViT-B/8 (or S/8), for features=dino"""
     feature_scales: tuple[float, ...] = (1.0,)
     """scales averaged in F; sibling: 2.0, 1.0, 1.5, 0.5"""
-    stego: stego.StegoSettings = field(default_factory=stego.StegoSettings)
+    stego: StegoSettings = field(default_factory=StegoSettings)
     """the correspondence loss"""
-    views: stego.ViewSettings = field(default_factory=stego.ViewSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
     """self-supervision of features=small"""
     stego_crop: int = 0
     """crop for the head's training; STEGO: 224. 0: as augment.crop"""

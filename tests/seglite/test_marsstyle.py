@@ -185,13 +185,12 @@ def test_centroids_take_the_far_centres_and_leave_out_classes_without_any():
 
 
 def test_regions_are_per_image_and_class_and_skip_small_ones():
-    settings = mars.Settings(smallest_region=3)
     labels = torch.zeros(2, 8, 8, dtype=torch.long)
     labels[0, :4], labels[1, :2, :2], labels[1, 6:] = 2, 1, IGNORE
-    found = mars.cluster_regions(rand(2, 3, 4, 4), labels, range(1, 3), 2, settings)
+    found = mars.cluster_regions(rand(2, 3, 4, 4), labels, range(1, 3), 2, smallest=3)
     assert found.image.tolist() == [0] and found.label.tolist() == [2]  # class 1 covers a single cell
     assert found.inside.sum() == 8 and found.centres.shape == (1, 2, 3)
-    back = mars.cluster_regions(rand(2, 3, 4, 4), labels, range(0, 1), 2, settings)
+    back = mars.cluster_regions(rand(2, 3, 4, 4), labels, range(0, 1), 2, smallest=3)
     assert back.inside.sum(1).tolist() == [8, 11]  # ignored cells belong to nobody
 
 
@@ -327,7 +326,7 @@ def test_a_segmenter_overfits_four_images_with_deleted_pixels():
 def test_targets_and_biased_centres_are_told_by_overlap():
     part = mars.Part([0], rand(1, 3, 4, 4), torch.ones(1, 1), torch.ones(1, 4, 4).long(), torch.zeros(1, 2, 4, 4))
     part.codes[0, 0, :2], part.codes[0, 1, 2:] = 1, 1
-    regions = mars.cluster_regions(part.codes, part.labels, range(1, 2), 2, mars.Settings())
+    regions = mars.cluster_regions(part.codes, part.labels, range(1, 2), 2)
     mask = torch.zeros(1, 4, 4)
     mask[0, :2] = 1
     target, biased = pseudo.target_flags((4, 4), regions, mask)
