@@ -1,5 +1,4 @@
 """MARS: every equation against its plain form, the boundary cases its paper leaves open, and a miniature that fails when the mechanism breaks."""
-import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -336,7 +335,6 @@ def test_targets_and_biased_centres_are_told_by_overlap():
 
 def test_deleted_shares_count_right_and_wrong_pixels_apart():
     masks = [np.array([[1, 1, 0, 0, 255]], np.uint8)]
-    truth = SimpleNamespace(classes=("background", "a"), read=lambda i, wants: {"mask": masks[i]}, __len__=lambda: 1)
     class Truth:
         classes = ("background", "a")
         def __len__(self): return 1
@@ -384,3 +382,42 @@ def test_backbone_and_new_layers_learn_at_their_own_rates():
     assert [g["lr_scale"] for g in groups] == [1.0, 0.1]
     model = mars.build_segmenter(settings, 21)
     assert sum(len(g["params"]) for g in cam.new_layers_first(model, 0.1)) == len(list(model.parameters()))
+
+
+# ---- the miniature -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_world(tmp_path_factory):
+    """Stage (a) on 300 small images: a biased classifier and label-free features, in about half a minute."""
+    keys = {"scenes.train_images": 300, "scenes.val_images": 4, "classifier.steps": 160, "backbone.steps": 150, "head.steps": 40, "threads": 1}
+    out = tmp_path_factory.mktemp("mars") / "run"
+    settings, _ = config.parse([f"{k}={v}" for k, v in keys.items()] + [f"out={out}"], {"marsstyle": mars})
+    run = Run(settings, supervision=mars.supervision(settings), quiet=True)
+    biased, relabel = mars.label_stages(run)
+    yield run, biased, relabel
+    run.close()
+
+
+def judge(run, labels):
+    return pseudo.score(pseudo.compare(run.truth("train"), labels), mars.PROBLEM)
+
+
+def test_miniature_debiasing_removes_context_and_keeps_objects(tiny_world):
+    run, biased, relabel = tiny_world
+    labels = list(relabel(run.config))
+    before, after = judge(run, biased), judge(run, labels)
+    wrong, right = np.nanmean(pseudo.deleted_shares(run.truth("train"), biased, labels)[1:3], 0)
+    assert before["problem FP"] > 0.25, "the classifier must be biased for this test to mean anything"
+    assert after["mIoU"] > before["mIoU"] + 0.05 and after["problem"] > before["problem"] + 0.1 and after["problem FP"] < 0.7 * before["problem FP"]
+    assert wrong > 0.5 and right < 0.15
+
+
+def test_miniature_fails_when_the_mechanism_is_broken(tiny_world, monkeypatch):
+    """The nearest centres instead of the farthest, or the classifier's own features, must not pass the test above."""
+    run, biased, relabel = tiny_world
+    before = judge(run, biased)
+    own = judge(run, relabel(config.override(run.config, cluster_on="wsss")))
+    assert own["problem"] < before["problem"] + 0.05
+    monkeypatch.setattr(mars, "farthest", lambda distance, alpha: distance.argsort()[: math.ceil(alpha * len(distance))])
+    assert judge(run, relabel(run.config))["problem"] < before["problem"]
