@@ -158,12 +158,14 @@ def test_one_cluster_is_the_mean_direction():
 
 def test_equation_1_linear_shortcut_is_the_double_loop():
     front, back = rand(6, 5).double(), rand(11, 5, seed=1).double()
-    mean, least = [], []
+    mean, least, clamped = [], [], []
     for v in front:
         each = [(1 - float(v @ b / (v.norm() * b.norm()))) / 2 for b in back]
         mean.append(sum(each) / len(each))
         least.append(min(each))
+        clamped.append(sum(min(d, 0.5) for d in each) / len(each))  # a distance above 1/2 is a negative cosine
     assert_close(mars.background_distance(front, back), torch.tensor(mean, dtype=torch.float64))
+    assert_close(mars.background_distance(front, back, "clamped"), torch.tensor(clamped, dtype=torch.float64))
     assert_close(mars.background_distance(front, back, "minimum"), torch.tensor(least, dtype=torch.float64))
 
 
