@@ -66,12 +66,13 @@ def deeplab():
 
 def segmenters():
     from seglite.nets.resnet import resnet18
-    from seglite.nets.segmenters import DeepLabV2, DeepLabV3Plus, SmallClassifier, SmallUNet
+    from seglite.nets.segmenters import DeepLabV2, DeepLabV3Mobile, DeepLabV3Plus, SmallClassifier, SmallUNet
 
     image = torch.randn(2, 3, 64, 96)
     for upsample in (True, False):
         DeepLabV2(resnet18(classes=0, width=8), 5, upsample=upsample)(image)
         DeepLabV3Plus(resnet18(classes=0, width=8), 5, 12, 10, upsample=upsample)(image)
+    DeepLabV3Mobile(5, side=97).predict(image)
     SmallUNet(5)(image)
     SmallClassifier(4)(image)
 
@@ -111,6 +112,16 @@ def stego():
     S.encode(net, image)
     S.separation(codes, torch.randint(-1, 3, (2, 16, 24)), pairs=50)
     S.stego_step(S.SegmentationHead(32, 9), net, {"image": image, "partner": image.flip(-1)}, S.StegoSettings())
+
+
+def scoring():
+    from seglite import evaluate as E
+
+    x, data = torch.randn(2, 3, 24, 32), SimpleNamespace(mean=(0.5,) * 3, std=(0.25,) * 3)
+    E.enlarge(torch.randn(2, 5, 6, 8), x)
+    halved = lambda image: torch.randn(len(image), 5, image.shape[-2] // 2, image.shape[-1] // 2)  # noqa: E731
+    E.multi_scale(E.sliding_window(halved, 16), (1.0, 0.75), flip=True)(x)
+    E.photographs(x, data)
 
 
 def metrics():
@@ -241,6 +252,7 @@ EXAMPLES = {
     "seglite.losses": losses,
     "seglite.cam": cam,
     "seglite.stego": stego,
+    "seglite.evaluate": scoring,
     "seglite.metrics": metrics,
     "seglite.pictures": pictures,
     "seglite.data.scenes": scenes,
