@@ -11,7 +11,7 @@ Connected CRFs", TPAMI 2018, arXiv 1606.00915. "prototxt" below: the settings re
       the same at 0.75 and 0.5 (MSC) --> resized, largest score wins                                         h = k + 1
     training: cross-entropy at stride 8 against every 8th label        test: x8 bilinear, corners aligned --> (CRF) --> [B, K, H, W]
 
-    python -m seglite.train method=deeplab                                   scenes, under a minute on two CPU cores
+    python -m seglite.train method=deeplab                                   scenes, about a minute of CPU time
     python -m seglite.train method=deeplab data=camvid root=$SEGLITE_DATA/camvid weights=...    street scenes at half size
     python -m seglite.claims method=deeplab seeds=0,1,2
 
