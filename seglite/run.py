@@ -195,6 +195,8 @@ class Run:
         kept = {"model": model, **({"ema": ema} if ema is not None else {}), **(state or {})}
         if (folder / "final.pt").exists():
             restore(kept, files.load_tensors(folder / "final.pt"))
+            if ema is not None:
+                ema.to(self.device)
             self.say(f"{name}: finished earlier, loaded from {folder / 'final.pt'}")
             return model.to(self.device).eval()
         barred = [w for w in getattr(data, "wants", ()) if w not in self.supervision]
