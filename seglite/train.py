@@ -9,6 +9,7 @@ Exit codes: 0 done · 1 failure · 2 the command line does not fit. Killed or in
 """
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from kernels import backend
@@ -29,7 +30,7 @@ def train(arguments: list[str], methods: dict) -> None:
         run.say(f"method {config.method} · data {config.data} · size {config.size} · sees {', '.join(run.supervision)}")
         for line in overrides:
             run.say(f"  {line}")
-        with backend.use(None if config.kernels == "auto" else config.kernels):
+        with contextlib.nullcontext() if config.kernels == "auto" else backend.use(config.kernels):
             paper.train(run)
     finally:
         run.close()
