@@ -3,8 +3,10 @@
 To add a module: write an example that reaches each of its commented lines with sizes that tell the dimensions apart
 (different height and width, batch unlike channels), and enter it in EXAMPLES.
 """
+import contextlib
 import functools
 import importlib
+import io
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kernels import backend
 from tests.shape_comments import Report, Source, check_shapes
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +117,19 @@ def stego():
     S.stego_step(S.SegmentationHead(32, 9), net, {"image": image, "partner": image.flip(-1)}, S.StegoSettings())
 
 
+def mars():
+    """A whole run of a few steps, refinement included."""
+    from seglite import train
+    from seglite.papers import marsstyle as M
+
+    tiny = {"scenes.size": 32, "scenes.train_images": 12, "scenes.val_images": 2, "deleted": "weighted", "crf": "true", "smallest_region": 2,
+            "views.crop": 16, **{f"{stage}.steps": 2 for stage in ("classifier", "backbone", "head", "train")},
+            **{f"{stage}.batch": 4 for stage in ("classifier", "backbone", "head", "train")}}
+    with tempfile.TemporaryDirectory() as folder, backend.use("torch"), contextlib.redirect_stdout(io.StringIO()):
+        assert train.main(["method=marsstyle", f"out={folder}/run", "threads=1", *(f"{k}={v}" for k, v in tiny.items())]) == 0
+    M.binarise(torch.rand(2, 5, 6), (10, 12), 0.5)
+
+
 def scoring():
     from seglite import evaluate as E
 
@@ -209,15 +225,17 @@ def axial():
                 A.axial_attention(q, q, v, axis)
                 A.axial_attention(q, q, v.transpose(-1, -2).contiguous().transpose(-1, -2), axis)
                 A.axial_attention(q, q, torch.randn(1, 2, 3, 5, 4), axis)
+    with backend.use("torch"):
+        A.axial_attention(q.half(), q.half(), v.half(), "row")  # half precision with wider values has a path of its own
 
 
 def squeeze():
     from kernels import backend, squeeze_axial as S
 
-    q, v = torch.randn(2, 6, 5, 7), torch.randn(2, 8, 5, 7)
+    q, v = torch.randn(2, 6, 5, 7, requires_grad=True), torch.randn(2, 8, 5, 7)
     for path in ("reference", "torch", "triton"):
         with backend.use(path):
-            S.squeeze_axial_attention(q, q, v, 2, S.PositionTables(*[torch.randn(6, 16)] * 4))
+            S.squeeze_axial_attention(q, q, v, 2, S.PositionTables(*[torch.randn(6, 16)] * 4)).sum().backward()
 
 
 def crf():
@@ -252,6 +270,9 @@ EXAMPLES = {
     "seglite.losses": losses,
     "seglite.cam": cam,
     "seglite.stego": stego,
+    "seglite.kmeans": mars,
+    "seglite.pseudo": mars,
+    "seglite.papers.marsstyle": mars,
     "seglite.evaluate": scoring,
     "seglite.metrics": metrics,
     "seglite.pictures": pictures,
