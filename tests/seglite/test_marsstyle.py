@@ -396,7 +396,7 @@ def tiny_world(tmp_path_factory):
     out = tmp_path_factory.mktemp("mars") / "run"
     settings, _ = config.parse([f"{k}={v}" for k, v in keys.items()] + [f"out={out}"], {"marsstyle": mars})
     run = Run(settings, supervision=mars.supervision(settings), quiet=True)
-    biased, relabel = mars.label_stages(run)
+    _, biased, relabel = mars.label_stages(run)
     yield run, biased, relabel
     run.close()
 
