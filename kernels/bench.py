@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -245,8 +246,79 @@ def axial_attention_cases(device: str) -> list[Case]:
 
 
 def dense_crf_cases(device: str) -> list[Case]:
-    """Owned by kernels/dense_crf.py."""
-    return []
+    """Ten mean-field iterations: exact against eager and compiled PyTorch on a small image; on a 500 x 375 image with 21 labels the kernel
+    (CUDA) or the lattice (CPU) against pydensecrf's C++, if that happens to be installed."""
+    from kernels.dense_crf import Bilateral, Gaussian, gaussian_message_reference, mean_field, pixel_features
+
+    def inputs(k, h, w):
+        """Smooth coloured regions with noise, and the upsampled scores of a stride-8 network. unary [1, K, H, W], image [1, 3, H, W]"""
+        g = torch.Generator().manual_seed(0)
+
+        def enlarged(x):
+            return torch.nn.functional.interpolate(x, (h, w), mode="bilinear", align_corners=False)
+
+        image = enlarged(torch.rand(1, 3, h // 40 + 2, w // 40 + 2, generator=g) * 255) + torch.randn(1, 3, h, w, generator=g) * 3
+        scores = enlarged(torch.randn(1, k, h // 8 + 2, w // 8 + 2, generator=g) * 3)
+        return -torch.log_softmax(scores, 1).to(device), image.clamp(0, 255).round().to(device)
+
+    def eager(unary, image, kernels):
+        """The whole matrix, in PyTorch."""
+        u = unary.flatten(2).transpose(1, 2)  # [1, N, K]
+        operators = []
+        for kernel in kernels:
+            f = pixel_features(image, kernel.sxy, getattr(kernel, "srgb", 1.0))  # [1, N, 5]
+            f = f[..., :2] if isinstance(kernel, Gaussian) else f
+            n = gaussian_message_reference(f, torch.ones_like(f[..., :1])).rsqrt()  # [1, N, 1]
+            operators.append((f, n, kernel.weight))
+        q = torch.softmax(-u, -1)
+        for _ in range(10):
+            q = torch.softmax(-u + sum(w * n * gaussian_message_reference(f, n * q) for f, n, w in operators), -1)
+        return q.transpose(1, 2).reshape(unary.shape)
+
+    def small():
+        unary, image = inputs(21, 48, 64)
+        kernels = (Gaussian(3.0, 3.0), Bilateral(20.0, 13.0, 10.0))
+        ours = {"method": "exact", "cull": None, "half": device == "cuda"}
+        peers = {"eager matrix": lambda: eager(unary, image, kernels)}
+        if device == "cuda":
+            peers["compiled matrix"] = torch.compile(peers["eager matrix"])
+        return lambda: mean_field(unary, image, kernels, **ours), peers
+
+    def photograph(sxy, srgb, weight, sigma):
+        def build():
+            unary, image = inputs(21, 375, 500)
+            kernels = (Gaussian(sigma, 3.0), Bilateral(sxy, srgb, weight))
+            peers = {}
+            if device == "cuda":
+                peers = {"every pair": lambda: mean_field(unary, image, kernels, cull=None),
+                         "lattice": lambda: mean_field(unary, image, kernels, method="lattice")}
+            elif installed:
+                peers = {"pydensecrf": lambda: pydensecrf(unary, image, sxy, srgb, weight, sigma)}
+            else:
+                peers = {"float32 lattice": lambda: mean_field(unary, image, kernels, half=False)}
+            return lambda: mean_field(unary, image, kernels), peers
+        return build
+
+    def pydensecrf(unary, image, sxy, srgb, weight, sigma):
+        from pydensecrf import densecrf  # a peer to measure against where someone has built it; nothing here depends on it
+
+        _, k, h, w = unary.shape
+        crf = densecrf.DenseCRF2D(w, h, k)
+        crf.setUnaryEnergy(unary[0].flatten(1).contiguous().numpy())
+        crf.addPairwiseGaussian(sxy=sigma, compat=3.0)
+        crf.addPairwiseBilateral(sxy=sxy, srgb=srgb, rgbim=image[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy(), compat=weight)
+        return torch.tensor(crf.inference(10)).view(1, k, h, w)
+
+    pixels, passes = 500 * 375, 11  # ten messages and one for the normaliser
+    exps = passes * float(pixels) ** 2 if device == "cuda" else 0.0
+    installed = importlib.util.find_spec("pydensecrf") is not None
+    aim = (Aim("every pair", 1.5),) if device == "cuda" else (Aim("pydensecrf", 1.8),) if installed else ()
+    others = ("lattice", "pydensecrf", "float32 lattice")
+    return [
+        Case("dense_crf/exact-64x48-L21", small, exps=passes * (64.0 * 48) ** 2, aims=(Aim("best peer", 1.0),), agree=2e-3),
+        Case("dense_crf/500x375-L21-80-13", photograph(80.0, 13.0, 10.0, 3.0), exps=exps, aims=aim, agree=2e-2, approximate=others),
+        Case("dense_crf/500x375-L21-67-3", photograph(67.0, 3.0, 4.0, 1.0), exps=exps, aims=aim, agree=2e-2, approximate=others),
+    ]
 
 
 def patch_mix_cases(device: str) -> list[Case]:

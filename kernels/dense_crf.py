@@ -25,7 +25,7 @@ Backward. The message is linear and K symmetric: out = diag(l) K diag(r) v gives
 the normalisations swapped. Softmax, weights and compatibility are left to autograd, as in CRF-RNN (Zheng et al., ICCV 2015, arXiv 1502.03240):
 with G = dJ/dQ_t, dL = Q_t (G - <Q_t, G>), dU -= dL, dw_m += <dL, A_m Q>, G <- sum_m w_m A_m^T dL. Features get no gradient.
 
-On a CPU, `mean_field` uses kernels/permutohedral.py instead: approximate, and about a thousand times faster than the exact sum there.
+On a CPU, `mean_field` uses kernels/permutohedral.py instead: approximate, where the exact sum would take most of a minute an iteration.
 The smoothness kernel depends on positions only, so exp splits into x and y parts and it is never paid N^2 for.
 """
 from __future__ import annotations
@@ -382,7 +382,8 @@ def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: 
     `Bilateral` and `Features`. compat [K, K]: energies for all kernels that bring none of their own; None: Potts.
     method: "exact" (Triton on CUDA; quadratic on a CPU), "lattice" (approximate; fast on a CPU) or "auto", which is exact where
     kernels run and lattice elsewhere. self_message=False leaves out j = i (exact only). cull, exact on Triton only: skip tile pairs
-    whose boxes are this far apart, squared (None: visit all). half: keep Q in float16 inside (tensor cores, lattice tables); accuracy 2e-5.
+    whose boxes are this far apart, squared (None: visit all). half: keep Q in float16 inside; Q then moves by a few 1e-5 (kernel, seen in the
+    interpreter) or a few 1e-4 (lattice) relative to float32.
     logits=True returns the scores before the last softmax, for a cross-entropy. Differentiable in unary, weights and compat.
     The result has the dtype of `unary`; float16 and bfloat16 are computed in float32.
     """

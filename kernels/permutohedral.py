@@ -18,7 +18,8 @@ minus the step of the coordinate that ranks k-th from below. So one sort of all 
 order, and a search for `keys + step_j` yields neighbours. No hash table.
 
 Why `F.embedding_bag`. All three stages are "for every row, a short weighted sum of gathered rows", which is what an embedding bag is. On CPU
-it is vectorised, threaded, accumulates in float32 and makes no (N(d+1), K) temporary: 20 to 40 times faster than `index_add` and gather + sum.
+it is vectorised, threaded, accumulates in float32 and makes no (N(d+1), K) temporary: against `index_add` and gather + sum, splat and slice took
+a fiftieth of the time and blur a quarter (one thread, 500 x 375 pixels, 21 labels).
 
 How good it is (measured against the exact sum; `tests/kernels/test_permutohedral.py` asserts these bands). Without
 normalisation the 5-D response is 0.4 to 0.6 of the true one; once rows are normalised the mean error is 0.003 to 0.013 per label
