@@ -82,14 +82,15 @@ def idea(parts, centres, truth, how) -> Image.Image:
         biased.append(flags[1].flatten())
     target, biased, label = torch.cat(target).numpy(), torch.cat(biased).numpy(), centres["label"].numpy()
     part = parts[0]
+    masks = torch.from_numpy(np.stack([truth.read(i, ("mask",))["mask"] for i in part.index]))
     regions = cluster_regions(part.codes, part.labels, range(1, 5), 2)
+    is_target, is_biased = pseudo.target_flags(part.codes.shape[-2:], regions, masks)
     for row, c in enumerate((1, 2)):
-        g = (regions.label == c).nonzero()[0, 0].item()
+        even = (((regions.cluster == 1) & regions.inside).sum(1) / regions.inside.sum(1) - 0.5).abs() < 0.2  # two halves that one can see
+        g = (even & (regions.label == c) & (is_target.sum(1) == 1) & (is_biased.sum(1) == 1)).nonzero()[0, 0].item()
         j, h, w = int(regions.image[g]), *part.codes.shape[-2:]
         image = truth.read(part.index[j], ("image",))["image"]
-        mask = torch.from_numpy(truth.read(part.index[j], ("mask",))["mask"])[None].expand(len(part.index), -1, -1)
-        is_target = pseudo.target_flags((h, w), regions, mask)[0][g]  # only row g belongs to this image
-        map_ = torch.where(regions.inside[g], 2 - is_target[regions.cluster[g]].long(), 0).view(h, w).numpy().astype(np.uint8)
+        map_ = torch.where(regions.inside[g], 2 - is_target[g][regions.cluster[g]].long(), 0).view(h, w).numpy().astype(np.uint8)
         map_ = np.kron(map_, np.ones((image.shape[0] // h, image.shape[1] // w), np.uint8))
         y = 26 + row * (TILE + 14)
         tile(canvas, image, 0, y)
