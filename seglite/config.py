@@ -49,10 +49,10 @@ class Recipe:
     """weight decay (decoupled for adamw); not applied to biases and norm layers when `decay_all` is off"""
     decay_all: bool = True
     """also decay biases and norm layers, as most segmentation code does"""
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
-    """poly: lr (1 - t/steps)^power, the schedule of DeepLab; cosine: half a cosine to zero; constant"""
+    schedule: Literal["poly", "cosine", "constant", "step"] = "poly"
+    """poly: lr (1 - t/steps)^power, the schedule of DeepLab; cosine: half a cosine to zero; constant; step: a tenth after every `power` of the steps"""
     power: float = 0.9
-    """exponent of the poly schedule"""
+    """exponent of the poly schedule; with schedule=step the share of the steps after which the rate falls to a tenth, again and again"""
     warmup: int = 0
     """steps of linear warm-up before the schedule"""
     clip: float = 0.0
@@ -61,6 +61,8 @@ class Recipe:
     """mixed precision: the type that autocast uses (fp16 with loss scaling)"""
     compile: bool = False
     """run the network through torch.compile"""
+    channels_last: bool = False
+    """keep images and weights channels-last in memory: faster for depthwise convolutions on CPUs and for mixed precision on GPUs"""
     log_every: int = 20
     """steps between log lines"""
     save_every: int = 0

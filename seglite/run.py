@@ -205,7 +205,8 @@ class Run:
         parts = self._parts(name, recipe)
 
         device_type = self.device.split(":")[0]
-        model.to(self.device).train()
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        model.to(self.device, memory_format=layout).train()
         if ema is not None:
             ema.to(self.device)
         model = parallel.whole_batch_norm(model)
@@ -231,6 +232,7 @@ class Run:
             for part in range(parts):
                 torch.manual_seed(seed_of(self.config.seed, name, t, self.rank, part))
                 batch = next(batches).to(self.device)
+                batch.update({k: v.contiguous(memory_format=layout) for k, v in batch.items() if isinstance(v, torch.Tensor) and v.ndim == 4})
                 if self.world > 1:
                     network.require_backward_grad_sync = part == parts - 1
                 with autocast:
@@ -422,7 +424,7 @@ def restore(kept: dict, checkpoint: dict) -> None:
 
 
 def learning_rate(recipe, t: int) -> float:
-    """The schedule at step t (0-based): linear warm-up, then poly, cosine or constant over the remaining steps."""
+    """The schedule at step t (0-based): linear warm-up, then the recipe's schedule over the remaining steps."""
     if t < recipe.warmup:
         return recipe.lr * (t + 1) / recipe.warmup
     progress = (t - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
@@ -430,6 +432,8 @@ def learning_rate(recipe, t: int) -> float:
         return recipe.lr * (1 - progress) ** recipe.power
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if recipe.schedule == "step":
+        return recipe.lr * 0.1 ** math.floor(progress / recipe.power + 1e-9)  # 80 of 120 epochs is a whole drop, also in binary
     return recipe.lr
 
 

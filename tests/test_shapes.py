@@ -37,10 +37,11 @@ def resnet():
 
 
 def mobilenet():
-    from seglite.nets.mobilenet import mobilenet_v2
+    from seglite.nets.mobilenet import mobilenet_v1, mobilenet_v2
 
     for classes in (7, 0):
         mobilenet_v2(classes=classes, width=0.25)(torch.randn(2, 3, 64, 96))
+        mobilenet_v1(classes=classes, width=0.25)(torch.randn(2, 3, 64, 96))
 
 
 def vgg():
@@ -86,6 +87,16 @@ def vit():
     net = ViT(patch=4, width=24, depth=2, heads=3, image_size=20)
     for size in ((20, 20), (8, 12)):
         net.features(torch.randn(2, 3, *size))
+
+
+def groupvit():
+    from seglite.nets.groupvit import GroupViT, Projector, patch_to_segment
+
+    net = GroupViT(patch=4, width=24, heads=3, depths=(2, 1, 1), groups=(7, 5), image_size=20)
+    for size in ((20, 20), (8, 12)):
+        found = net(torch.randn(2, 3, *size))
+        patch_to_segment(found.assignments)
+    Projector(24, 6, 10)(found.segments)
 
 
 def losses():
@@ -267,6 +278,7 @@ EXAMPLES = {
     "seglite.nets.vgg": vgg,
     "seglite.papers.deeplab": deeplab,
     "seglite.nets.vit": vit,
+    "seglite.nets.groupvit": groupvit,
     "seglite.losses": losses,
     "seglite.cam": cam,
     "seglite.stego": stego,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from seglite.nets.layers import count_parameters
-from seglite.nets.mobilenet import divisible, mobilenet_v2
+from seglite.nets.mobilenet import divisible, mobilenet_v1, mobilenet_v2
 from seglite.nets.resnet import resnet101
 from seglite.nets.weights import load_weights
 from tests.seglite.test_nets_resnet import sample_images, shuffled_norms
@@ -101,3 +101,39 @@ def test_backbone_of_a_published_segmenter_loads_by_prefix(data_root):
     done = load_weights(net, data_root / "weights" / "deeplabv3_mobilenetv2_voc.pth", prefix="backbone.")
     assert len(done.loaded) == 306 and "8 outside 'backbone.' left aside" in str(done)
     assert net.features(torch.zeros(1, 3, 65, 65))[-1].shape == (1, 320, 5, 5)
+
+
+# ---- version 1 ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_version_1_has_the_papers_parameters_and_multiply_adds():
+    """Table 8 of arXiv 1704.04861: 4.2 million parameters, 569 million multiply-adds; half as wide 1.3 and 149 million (table 6)."""
+    with torch.device("meta"):
+        net, image = mobilenet_v1().eval(), torch.empty(1, 3, 224, 224)
+        assert count_parameters(net) == 4_231_976
+        assert round((multiply_adds(net, image) + 1024 * 1000) / 1e6) == 569  # convolutions, and the classifier
+        half = mobilenet_v1(width=0.5).eval()
+        assert round(count_parameters(half) / 1e5) == 13 and round((multiply_adds(half, image) + 512 * 1000) / 1e6) == 149
+
+
+def test_version_1_names_and_shapes():
+    with torch.device("meta"):
+        own = {name: tuple(value.shape) for name, value in mobilenet_v1().state_dict().items()}
+    assert len(own) == 6 + 13 * 12 + 2
+    expected = {"model.0.0.weight": (32, 3, 3, 3), "model.0.1.running_var": (32,), "model.1.0.weight": (32, 1, 3, 3), "model.1.3.weight": (64, 32, 1, 1),
+                "model.6.3.weight": (512, 256, 1, 1), "model.12.0.weight": (512, 1, 3, 3), "model.13.4.bias": (1024,), "fc.weight": (1000, 1024)}
+    assert {name: own.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+def test_version_1_maps_and_exact_dilation(output_stride):
+    torch.manual_seed(0)
+    strided = shuffled_norms(mobilenet_v1(classes=0, width=0.25).double().eval())
+    dilated = mobilenet_v1(classes=0, width=0.25, output_stride=output_stride).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    assert dilated.channels == (32, 64, 128, 256)
+    x = torch.randn(1, 3, 33, 64, dtype=torch.float64)
+    for coarse, fine, c, s, d in zip(strided.features(x), dilated.features(x), dilated.channels, strided.strides, dilated.strides):
+        assert fine.shape == (1, c, -(-33 // d), -(-64 // d))
+        assert_close(fine[:, :, :: s // d, :: s // d], coarse, what=f"stride {s} against {d}")
+    assert dilated(x).shape == (1, 256)

@@ -88,6 +88,27 @@ def test_accumulated_parts_follow_the_whole_batch(tmp_path):
     torch.testing.assert_close(fit(tmp_path / "b", micro_batch=2), fit(tmp_path / "a"), rtol=1e-5, atol=1e-7)
 
 
+def test_channels_last_trains_the_same_network(tmp_path):
+    """Same numbers, other order in memory: images and weights arrive channels-last at the step, and the weights end where they would have."""
+    def fit(out, channels_last):
+        config, _ = train.settings.parse(["method=tiny", f"out={out}"], METHODS)
+        run = Run(config, supervision=("image", "mask", "tags"), quiet=True)
+        torch.manual_seed(0)
+        model, seen = torch.nn.Conv2d(3, len(run.data("train").classes), 3, padding=1), set()
+
+        def step(m, batch, t):
+            seen.update(x.is_contiguous(memory_format=torch.channels_last) for x in (batch["image"], m.weight))
+            return {"ce": torch.nn.functional.cross_entropy(m(batch["image"]), batch["mask"])}
+
+        run.fit("x", model, step, Batches(run.data("train"), 8, 0), Recipe(steps=3, batch=8, lr=0.1, channels_last=channels_last))
+        run.close()
+        return model.weight.detach(), seen
+
+    (plain, seen_plain), (last, seen_last) = fit(tmp_path / "a", False), fit(tmp_path / "b", True)
+    assert seen_plain == {False} and seen_last == {True}
+    torch.testing.assert_close(last, plain, rtol=1e-5, atol=1e-7)
+
+
 def test_finished_stages_are_loaded(undisturbed):
     before = (undisturbed / "main" / "final.pt").stat().st_mtime_ns
     again = start(undisturbed)
@@ -194,6 +215,10 @@ def test_schedules():
     cosine = Recipe(steps=110, lr=2.0, schedule="cosine", warmup=10)
     assert learning_rate(cosine, 4) == 1.0 and learning_rate(cosine, 10) == 2.0 and abs(learning_rate(cosine, 60) - 1.0) < 1e-12
     assert learning_rate(Recipe(steps=10, lr=3.0, schedule="constant"), 9) == 3.0
+    step = Recipe(steps=120, lr=1.0, schedule="step", power=80 / 120)
+    assert [round(learning_rate(step, t), 6) for t in (0, 79, 80, 119)] == [1, 1, 0.1, 0.1]
+    thirds = Recipe(steps=9, lr=1.0, schedule="step", power=1 / 3)
+    assert [round(learning_rate(thirds, t), 6) for t in range(9)] == [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
 
 
 def test_batches_are_a_pure_function_of_the_step(tmp_path):
