@@ -564,9 +564,9 @@ RECIPES = {
     "small": {
         "net": "mobilenet_v2", "features": "supervised", "cam_background": 0.3, "augment.long_side": 320, "augment.scale_min": 0.75,
         "augment.scale_max": 1.5, "augment.crop": 256, "backbone_lr_scale": 0.1, "test_flip": True, "ema": 0.99,
-        "classifier.steps": 200, "classifier.batch": 16, "classifier.lr": 0.1,
+        "classifier.steps": 200, "classifier.batch": 16, "classifier.lr": 0.1, "classifier.channels_last": True,
         "head.steps": 120, "head.batch": 16, "head.lr": 5e-4, "head.optimizer": "adam", "head.weight_decay": 0.0,
-        "train.steps": 200, "train.batch": 8, "train.lr": 0.02,
+        "train.steps": 200, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
     },
     "paper": {
         "net": "resnet", "features": "dino", "voc.train": "train_aug", "voc.masks": "SegmentationClassAug", "crf": True, "stego_crop": 224,
