@@ -184,6 +184,20 @@ def transforms():
     jitter(np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8), 1.1, 0.9, 1.2, 0.1)
 
 
+def partitions():
+    from seglite.data import partitions as P
+
+    P.split(SimpleNamespace(labels="1/4", seed=0), range(9))
+
+
+def views():
+    from seglite.data import generator, views as V
+
+    mix = torch.from_numpy(np.stack([V.box_mask(generator(i), 12, 17) for i in range(2)]))
+    V.paste(torch.randn(2, 3, 12, 17), torch.randn(2, 3, 12, 17), mix)
+    V.valid(torch.tensor([[0, 0.1, 0, 0.05]] * 2), 12, 17)
+
+
 def voc():
     from seglite.data.voc import VocSettings, open as open_voc, read_tags
 
@@ -289,6 +303,8 @@ EXAMPLES = {
     "seglite.metrics": metrics,
     "seglite.pictures": pictures,
     "seglite.data.scenes": scenes,
+    "seglite.data.partitions": partitions,
+    "seglite.data.views": views,
     "seglite.data.painter": scenes,
     "seglite.data.layouts": scenes,
     "seglite.data.brushes": scenes,
