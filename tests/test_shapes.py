@@ -106,6 +106,26 @@ def losses():
     L.cross_entropy(logits, target, weight=torch.rand(2, 6, 7))
     L.ohem_cross_entropy(logits, target, keep=20)
     L.multilabel_soft_margin(torch.randn(2, 4), torch.ones(2, 4))
+    L.contrastive(torch.randn(2, 4, requires_grad=True), torch.randn(2, 4), 5.0)
+
+
+def clip():
+    from seglite.nets.clip import clip_tiny
+
+    model = clip_tiny(9, image_size=20, patch=4, context=7)
+    model(torch.randn(2, 3, 20, 20), torch.randint(0, 9, (2, 7)))
+
+
+def openvocab():
+    from seglite import openvocab as O
+    from seglite.tokenizer import Words
+
+    tokenizer = Words(["a dog on grass"], context=7)
+    embed = lambda names: O.class_embeddings(lambda tokens: torch.randn(len(tokens), 6), tokenizer, names, ("a {}", "{}"))  # noqa: E731
+    segment = lambda image: O.Segmented(torch.randn(2, 4, 6), torch.randn(2, 6), torch.rand(2, 4, 3, 5))  # noqa: E731
+    for options in ({}, {"threshold": 0.5, "short_side": 18}, {"window": 8, "stride": 4}):
+        O.WordPredictor(segment, embed, ("dog", "grass", "dog grass"), **options)(torch.randn(2, 3, 12, 20))
+    O.retrieval(torch.randn(3, 6), torch.randn(7, 6), torch.arange(7) % 3)
 
 
 def cam():
@@ -294,6 +314,9 @@ EXAMPLES = {
     "seglite.nets.vit": vit,
     "seglite.nets.groupvit": groupvit,
     "seglite.losses": losses,
+    "seglite.nets.clip": clip,
+    "seglite.tokenizer": openvocab,
+    "seglite.openvocab": openvocab,
     "seglite.cam": cam,
     "seglite.stego": stego,
     "seglite.kmeans": mars,

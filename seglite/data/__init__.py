@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from seglite.data import camvid, scenes, voc
+from seglite.data import camvid, captions, scenes, voc
 
-DATASETS = {"camvid": camvid.open, "scenes": scenes.open, "voc": voc.open}
+DATASETS = {"camvid": camvid.open, "captions": captions.open, "scenes": scenes.open, "voc": voc.open}
 
 IGNORE = 255   # no label: outside the padded image, or a border that the annotators left open
 DELETED = 254  # a pseudo label that a method took away and will decide later (MARS's -1)
@@ -87,7 +87,7 @@ def collate(samples: list[dict], data) -> Batch:
     batch = Batch()
     for key in samples[0]:
         values = [s[key] for s in samples]
-        if key == "image":
+        if key in ("image", "strong"):  # views.py's second view of the image
             batch[key] = normalise(np.stack(values), data)
         elif key in IMAGELIKE:
             batch[key] = torch.from_numpy(np.stack(values)).long()

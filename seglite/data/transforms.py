@@ -6,6 +6,8 @@ A transform is a pure function of (sample, rng). Each call takes the same count 
 that choose the geometry come first, so that turning a colour knob does not move any crop.
 
 Padding: images with the data set's mean colour (zero after normalisation), label maps with 255 (ignored by every loss).
+A sample may carry "place" float32 [4] = (y, dy, x, dx), which follows every move: pixel (i, j) of the sample shows the point
+(y + dy (i + 1/2), x + dx (j + 1/2)) of the source image, in the units that it started with (views.py: shares of the image's sides).
 Shapes: H W image before, h w after.
 """
 from __future__ import annotations
@@ -52,6 +54,9 @@ def resize(sample: dict, height: int, width: int) -> dict:
     for key, filter in (("image", Image.BILINEAR), *((m, Image.NEAREST) for m in MAPS)):
         if key in sample and sample[key].shape[:2] != (height, width):
             out[key] = np.asarray(Image.fromarray(sample[key]).resize((width, height), filter))
+    if "place" in sample:
+        tall, wide = _size(sample)
+        out["place"] = sample["place"] * np.array([1, tall / height, 1, wide / width], np.float32)
     return out
 
 
@@ -74,12 +79,19 @@ def crop(sample: dict, top: int, left: int, height: int, width: int, fill: np.nd
             window[:] = fill if key == "image" else IGNORE
             window[y0 - top:y1 - top, x0 - left:x1 - left] = source[y0:y1, x0:x1]
             out[key] = window
+    if "place" in sample:
+        y, dy, x, dx = sample["place"]
+        out["place"] = np.array([y + dy * top, dy, x + dx * left, dx], np.float32)
     return out
 
 
 def flip(sample: dict) -> dict:
     """Mirror left and right."""
-    return {k: np.ascontiguousarray(v[:, ::-1]) if k == "image" or k in MAPS else v for k, v in sample.items()}
+    out = {k: np.ascontiguousarray(v[:, ::-1]) if k == "image" or k in MAPS else v for k, v in sample.items()}
+    if "place" in sample:
+        y, dy, x, dx = sample["place"]
+        out["place"] = np.array([y, dy, x + dx * _size(sample)[1], -dx], np.float32)
+    return out
 
 
 def jitter(image: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
