@@ -39,8 +39,8 @@ class Recipe:
     """effective batch: images per optimizer step, over all processes and accumulated parts"""
     micro_batch: int = 0
     """most images one process takes at once; a larger share is accumulated in parts. 0: no limit"""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd (with momentum), adam or adamw"""
+    optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
+    """sgd (with momentum), nesterov (sgd with Nesterov's momentum), adam or adamw"""
     lr: float = 0.01
     """learning rate at the start of the schedule"""
     momentum: float = 0.9

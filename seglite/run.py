@@ -438,7 +438,7 @@ def learning_rate(recipe, t: int) -> float:
 
 
 def build_optimizer(model: nn.Module, recipe, groups: list[dict] | None = None) -> torch.optim.Optimizer:
-    """sgd, adam or adamw over the parameter groups; biases and norms without decay when the recipe says so."""
+    """The recipe's optimizer over the parameter groups; biases and norms without decay when the recipe says so."""
     groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
     if not recipe.decay_all:
         split = []
@@ -447,8 +447,8 @@ def build_optimizer(model: nn.Module, recipe, groups: list[dict] | None = None) 
             params = list(group["params"])
             split += [{**rest, "params": [p for p in params if p.ndim > 1]}, {**rest, "params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]
         groups = [g for g in split if g["params"]]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    if recipe.optimizer in ("sgd", "nesterov"):
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.optimizer == "nesterov")
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
 
