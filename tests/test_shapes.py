@@ -90,13 +90,14 @@ def vit():
 
 
 def groupvit():
-    from seglite.nets.groupvit import GroupViT, Projector, patch_to_segment
+    from seglite.nets.groupvit import CaptionedGroupViT, GroupViT, TextTower
 
     net = GroupViT(patch=4, width=24, heads=3, depths=(2, 1, 1), groups=(7, 5), image_size=20)
+    model = CaptionedGroupViT(net, TextTower(30, 16, 2, 2, context=9), shared=6, hidden=10)
     for size in ((20, 20), (8, 12)):
-        found = net(torch.randn(2, 3, *size))
-        patch_to_segment(found.assignments)
-    Projector(24, 6, 10)(found.segments)
+        model.segment(torch.randn(2, 3, *size))
+    model.encode_text(torch.randint(0, 30, (3, 9)))
+    model.scale()
 
 
 def losses():
@@ -135,6 +136,19 @@ def cam():
     image, tags = torch.randn(2, 3, 32, 48), torch.ones(2, 4)
     maps = C.activation_maps(SmallClassifier(4).eval().class_maps, image, scales=(1.0, 0.5), flip=True)
     C.seeds(C.normalise(maps, tags), 0.3, (32, 48))
+
+
+def suppression():
+    from seglite import suppression as S
+
+    tags = torch.eye(3)[:2]
+    for task, settings in (("wsol", S.SuppressionSettings()), ("wsss", S.segmentation_settings())):
+        model = S.build("small", task, 3, settings)
+        model.class_maps(torch.randn(2, 3, 64, 96))
+        model.evidence(torch.randn(2, 3, 64, 96))
+        model(torch.randn(2, 3, 64, 96))
+        (S.wsol_step if task == "wsol" else S.wsss_step)(model, {"image": torch.randn(2, 3, 64, 96), "tags": tags}, 0, settings)
+    S.suppression(torch.ones(2), torch.ones(2), "keep")
 
 
 def stego():
@@ -318,6 +332,7 @@ EXAMPLES = {
     "seglite.tokenizer": openvocab,
     "seglite.openvocab": openvocab,
     "seglite.cam": cam,
+    "seglite.suppression": suppression,
     "seglite.stego": stego,
     "seglite.kmeans": mars,
     "seglite.pseudo": mars,

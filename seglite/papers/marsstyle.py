@@ -32,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seglite import cam, losses, pseudo, stego
+from seglite import cam, losses, pseudo, stego, suppression
 from seglite.config import Config, Recipe, override
 from seglite.data import DELETED, IGNORE, Batches, LabelMaps
 from seglite.data.transforms import make_transform
@@ -49,8 +49,8 @@ AUTHOR_CRF = Preset(1, 3, 67, 3, 4, iterations=10, normalization="symmetric")  #
 
 @dataclass
 class Settings(Config):
-    wsss: Literal["cam", "folder"] = "cam"
-    """where Y^b comes from: cam (our classifier) or folder (label PNGs of any method, named like the images)"""
+    wsss: Literal["cam", "bas", "folder"] = "cam"
+    """where Y^b comes from: cam (our classifier), bas (masks of seglite/suppression.py) or folder (label PNGs of any method, named like the images)"""
     wsss_folder: str = ""
     """with wsss=folder: the folder of PNGs, 0 background, 255 ignore"""
     net: Literal["small", "mobilenet_v2", "resnet"] = "small"
@@ -314,6 +314,9 @@ def fit_classifier(run) -> nn.Module:
     """(a) The classifier that only sees tags: multi-label soft margin on the pooled scores."""
     config = run.config
     cam.same_start(run, 0)
+    if config.wsss == "bas":
+        return suppression.fit_tag_maps(run, "classifier", {"resnet": "resnet50"}.get(config.net, config.net), batches(run, config.classifier, (
+            "image", "tags"), 0), config.classifier, weights=config.classifier_weights or config.weights, old=config.backbone_lr_scale)
     model = build_classifier(config, len(run.data("train").classes) - 1, run.say)
 
     def step(model, batch, t):
@@ -445,7 +448,7 @@ def train(run) -> None:
     if config.labels == "truth":
         labels = pseudo.true_labels(run)
     else:
-        classifier = fit_classifier(run) if config.wsss == "cam" or config.cluster_on == "wsss" else None
+        classifier = fit_classifier(run) if config.wsss != "folder" or config.cluster_on == "wsss" else None
         labels = biased = biased_labels(run, classifier)
     if config.labels == "debiased":
         codes_of = fit_features(run, classifier)
