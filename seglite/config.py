@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 from seglite.data.camvid import CamvidSettings
+from seglite.data.captions import CaptionsSettings
 from seglite.data.scenes import ScenesSettings
 from seglite.data.transforms import AugmentSettings
 from seglite.data.voc import VocSettings
@@ -78,7 +79,7 @@ class Config:
     method: str = "marsstyle"
     """which paper: a file of seglite/papers"""
     data: str = "scenes"
-    """which data set: scenes (drawn on the fly, no files), voc (a folder in PASCAL VOC layout) or camvid (the SegNet tutorial's)"""
+    """which data set: scenes (drawn on the fly, no files), voc (a folder in PASCAL VOC layout), camvid (the SegNet tutorial's) or captions (photographs with captions)"""
     root: str = ""
     """folder of the data set, for every data set but scenes"""
     size: Literal["", "toy", "small", "paper"] = ""
@@ -107,6 +108,8 @@ class Config:
     """lists and folders of a data set in VOC layout"""
     camvid: CamvidSettings = field(default_factory=CamvidSettings)
     """splits of CamVid"""
+    captions: CaptionsSettings = field(default_factory=CaptionsSettings)
+    """files of a captioned image folder, and the words to look for"""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """joint augmentation of images and label maps"""
 

@@ -104,3 +104,40 @@ def multilabel_soft_margin(logits: torch.Tensor, tags: torch.Tensor) -> torch.Te
         raise ValueError(f"logits are {list(logits.shape)} and tags {list(tags.shape)}, expected both [B, C] with one column per foreground class")
     with torch.autocast(logits.device.type, enabled=False):
         return F.binary_cross_entropy_with_logits(logits.float(), tags.float())
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; the gradient of this process's rows is the sum of everybody's, since everybody compares with them."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def contrastive(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | float, across_processes: bool | None = None) -> torch.Tensor:
+    """Symmetric InfoNCE of image-text pairs (CLIP, section 2.3; GroupViT, Eq. 7 and 8), a float32 scalar; log(B) by chance.
+
+    image, text: unit vectors [B, E], row i of one belonging to row i of the other. scale: what cosines are multiplied by (1 / temperature).
+    Every text of the batch is a wrong answer for every other image, over all processes: the rows are gathered with their gradients.
+    across_processes: compare with the rows of all processes. None: whenever the images carry a gradient.
+    Raises ValueError on shapes that do not match.
+    """
+    if image.ndim != 2 or image.shape != text.shape:
+        raise ValueError(f"images are {list(image.shape)} and texts {list(text.shape)}, expected both [B, E], one text per image")
+    if across_processes is None:
+        across_processes = image.requires_grad
+    with torch.autocast(image.device.type, enabled=False):
+        image, text = image.float(), text.float()
+        images, texts, first = image, text, 0
+        if across_processes and dist.is_available() and dist.is_initialized():
+            images, texts, first = _Gather.apply(image), _Gather.apply(text), dist.get_rank() * len(image)
+        target = torch.arange(first, first + len(image), device=image.device)  # [B]
+        return (F.cross_entropy(scale * image @ texts.T, target) + F.cross_entropy(scale * text @ images.T, target)) / 2

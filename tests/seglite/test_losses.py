@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglite.losses import cross_entropy, multilabel_soft_margin, ohem_cross_entropy, pixel_cross_entropy
+from seglite.losses import contrastive, cross_entropy, multilabel_soft_margin, ohem_cross_entropy, pixel_cross_entropy
 from tests.tolerances import assert_close
 
 
