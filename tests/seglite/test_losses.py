@@ -212,3 +212,57 @@ def test_two_processes_make_the_step_of_one(tmp_path):
     cross_entropy(scale(logits), target, weight).backward()
     assert_close(found["gradient"], scale.weight.grad)
     assert float(found["alone"]) == pytest.approx(float(cross_entropy(logits[:1], target[:1])))
+
+
+# ---- images and texts -------------------------------------------------------------------------------------------------------------------
+
+
+def pairs_of(count=6):
+    g = torch.Generator().manual_seed(3)
+    return (torch.nn.functional.normalize(torch.randn(count, 5, generator=g), dim=1) for _ in range(2))
+
+
+def test_contrastive_equals_its_formula():
+    image, text = pairs_of()
+    p = (7.0 * image.double() @ text.double().T).exp()
+    expected = -(torch.log(p.diag() / p.sum(1)) + torch.log(p.diag() / p.sum(0))).mean() / 2
+    assert float(contrastive(image, text, 7.0)) == pytest.approx(float(expected), rel=1e-5)
+    same = torch.ones(4, 5) / 5**0.5
+    assert float(contrastive(same, same, 10.0)) == pytest.approx(math.log(4), rel=1e-5)  # nothing to tell them apart: chance
+    assert float(contrastive(torch.eye(5), torch.eye(5), 100.0)) < 1e-6
+    with pytest.raises(ValueError, match=r"\[6, 5\].*\[4, 5\]"):
+        contrastive(image, same, 1.0)
+
+
+def _contrastive_step(rank: int, port: int, out: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60))
+    gradients, loss = _contrastive_gradients(slice(3 * rank, 3 * rank + 3))
+    for x in (*gradients, loss):
+        torch.distributed.all_reduce(x)
+        x /= 2  # what DistributedDataParallel and the log do
+    if rank == 0:
+        torch.save({"gradients": gradients, "loss": loss}, out)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _contrastive_gradients(rows: slice):
+    """Gradients of a shared layer and of the temperature for some rows of the batch, and the loss."""
+    torch.manual_seed(0)
+    layer, scale = torch.nn.Linear(5, 4), torch.tensor(3.0, requires_grad=True)
+    image, text = (torch.nn.functional.normalize(layer(x[rows]), dim=1) for x in pairs_of())
+    loss = contrastive(image, text, scale)
+    loss.backward()
+    return [layer.weight.grad, scale.grad], loss.detach()
+
+
+def test_contrastive_over_two_processes_sees_the_whole_batch(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_contrastive_step, args=(port, str(tmp_path / "step.pt")), nprocs=2)
+    found = torch.load(tmp_path / "step.pt", weights_only=True)
+    gradients, loss = _contrastive_gradients(slice(None))
+    assert float(found["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(found["gradients"], gradients):
+        assert_close(a, b)
