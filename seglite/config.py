@@ -21,6 +21,9 @@ from typing import Literal
 
 from seglite.data.camvid import CamvidSettings
 from seglite.data.captions import CaptionsSettings
+from seglite.data.cityscapes import CityscapesSettings
+from seglite.data.coco import CocoSettings
+from seglite.data.folder import FolderSettings
 from seglite.data.scenes import ScenesSettings
 from seglite.data.transforms import AugmentSettings
 from seglite.data.voc import VocSettings
@@ -79,7 +82,8 @@ class Config:
     method: str = "marsstyle"
     """which paper: a file of seglite/papers"""
     data: str = "scenes"
-    """which data set: scenes (drawn on the fly, no files), voc (a folder in PASCAL VOC layout), camvid (the SegNet tutorial's) or captions (photographs with captions)"""
+    """which data set: scenes (drawn on the fly, no files), voc (a folder in PASCAL VOC layout), camvid (the SegNet tutorial's), cityscapes,
+    ade20k, coco (2014), captions (photographs with captions) or folder (your own images and masks)"""
     root: str = ""
     """folder of the data set, for every data set but scenes"""
     size: Literal["", "toy", "small", "paper"] = ""
@@ -110,6 +114,12 @@ class Config:
     """splits of CamVid"""
     captions: CaptionsSettings = field(default_factory=CaptionsSettings)
     """files of a captioned image folder, and the words to look for"""
+    cityscapes: CityscapesSettings = field(default_factory=CityscapesSettings)
+    """splits and label files of Cityscapes"""
+    coco: CocoSettings = field(default_factory=CocoSettings)
+    """lists of COCO 2014"""
+    folder: FolderSettings = field(default_factory=FolderSettings)
+    """a folder of your own images and masks"""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """joint augmentation of images and label maps"""
 

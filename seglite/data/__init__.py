@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from seglite.data import camvid, captions, scenes, voc
+from seglite.data import ade20k, camvid, captions, cityscapes, coco, folder, scenes, voc
 
-DATASETS = {"camvid": camvid.open, "captions": captions.open, "scenes": scenes.open, "voc": voc.open}
+DATASETS = {"ade20k": ade20k.open, "camvid": camvid.open, "captions": captions.open, "cityscapes": cityscapes.open, "coco": coco.open,
+            "folder": folder.open, "scenes": scenes.open, "voc": voc.open}
 
 IGNORE = 255   # no label: outside the padded image, or a border that the annotators left open
 DELETED = 254  # a pseudo label that a method took away and will decide later (MARS's -1)
@@ -38,6 +39,23 @@ def open_data(config, split: str):
     if len(data) == 0:
         raise ValueError(f"the {split} split of data={config.data} is empty ({config.root or 'no root'}); a run needs at least one image")
     return data
+
+
+def look_over(data, wants: tuple[str, ...], count: int = 8) -> str:
+    """Read a few samples, spread over the data set: better a sentence now than after an hour. The quick form of data_scripts/doctor.py.
+
+    A file that cannot be used raises its own error. Returns a remark on masks that can be read and are odd; empty when nothing is.
+    """
+    seen = np.zeros(256, np.int64)
+    indices = sorted({round(i) for i in np.linspace(0, len(data) - 1, min(count, len(data)))})
+    for index in indices:
+        sample = data.read(index, tuple(w for w in ("image", "mask") if w in wants and w in data.provides))
+        seen += np.bincount(sample["mask"].ravel(), minlength=256) if "mask" in sample else 0
+    classes = np.flatnonzero(seen[:IGNORE])
+    if not seen.any() or len(classes) > 1 or len(data.classes) == 1:
+        return ""
+    found = f"class {classes[0]} ({data.classes[classes[0]]})" if len(classes) else "255, which is not judged"
+    return f"the {len(indices)} masks looked at hold nothing but {found}; `python -m data_scripts.doctor` looks through all of them"
 
 
 class Batch(dict):
