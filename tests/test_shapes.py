@@ -247,6 +247,18 @@ def voc():
         open_voc(SimpleNamespace(root=str(root), voc=VocSettings()), "train").read(0, ("image", "mask", "tags"))
 
 
+def own_folder():
+    from seglite.data import folder as own
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for part, mode in (("images", "RGB"), ("masks", "L")):
+            (root / part).mkdir()
+            Image.new(mode, (9, 6)).save(root / part / "one.png")
+        settings = own.FolderSettings(classes="background,a,b", val=1e-9)
+        own.open(SimpleNamespace(root=name, folder=settings), "train").read(0, ("image", "mask", "tags"))
+
+
 def bench():
     from kernels import bench as B
 
@@ -348,6 +360,7 @@ EXAMPLES = {
     "seglite.data.brushes": scenes,
     "seglite.data.transforms": transforms,
     "seglite.data.voc": voc,
+    "seglite.data.pairs": own_folder,
     "kernels.bench": bench,
     "kernels.atrous_conv": atrous,
     "kernels.atrous_depthwise": atrous,
