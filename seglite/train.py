@@ -16,6 +16,7 @@ from kernels import backend
 from seglite import config as settings
 from seglite import parallel
 from seglite.papers import deeplab, marsstyle
+from seglite.data import look_over
 from seglite.run import Run
 
 METHODS = {"deeplab": deeplab, "marsstyle": marsstyle}
@@ -30,6 +31,9 @@ def train(arguments: list[str], methods: dict) -> None:
         run.say(f"method {config.method} · data {config.data} · size {config.size} · sees {', '.join(run.supervision)}")
         for line in overrides:
             run.say(f"  {line}")
+        for split, wants in (() if config.data == "scenes" else (("train", run.supervision), ("val", ("image", "mask")))):
+            if remark := look_over(run.truth(split), wants):
+                run.say(f"{split}: {remark}")
         with contextlib.nullcontext() if config.kernels == "auto" else backend.use(config.kernels):
             paper.train(run)
     finally:
