@@ -27,7 +27,7 @@ LABELS = (
     ("motorcycle", 32, (0, 0, 230)), ("bicycle", 33, (119, 11, 32)),
 )
 CLASSES = tuple(name for name, *_ in LABELS)
-RAW_IDS = np.array([raw for _, raw, _ in LABELS], np.uint8)  # [K]: training id -> raw id, as the test server wants it
+RAW_IDS = np.array([raw for _, raw, _ in LABELS], np.uint8)  # training id -> raw id, as the test server wants it
 PALETTE = np.array([colour for *_, colour in LABELS], np.uint8)
 LARGEST_RAW = 33
 
