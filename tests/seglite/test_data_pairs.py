@@ -330,3 +330,33 @@ def test_palette_pictures_are_read_by_index(own):
 def test_a_two_colour_picture_is_two_classes(tmp_path):
     Image.new("1", (4, 3), 1).save(tmp_path / "m.png")
     assert pairs.read_labels(tmp_path / "m.png", pairs.identity_table(2), lambda f: "").tolist() == [[1] * 4] * 3
+
+
+# ---- the quick look before training -----------------------------------------------------------------------------------------------------
+
+
+def test_the_look_before_training_names_a_bad_file_and_remarks_on_odd_masks(own):
+    from seglite.data import look_over
+
+    assert look_over(own_data(own), ("image", "mask")) == ""
+    for path in (own / "masks").iterdir():
+        png(path, stripes(0, 0, 0, 0, 0, 255))
+    assert look_over(own_data(own), ("image", "mask")).startswith("the 8 masks looked at hold nothing but class 0 (background)")
+    assert look_over(own_data(own), ("image",)) == ""
+    for path in (own / "masks").iterdir():
+        png(path, stripes(255, 255, 255, 255, 255, 255))
+    assert "nothing but 255, which is not judged" in look_over(own_data(own), ("image", "mask"))
+    data = own_data(own)
+    png(own / "masks" / f"{data.name(len(data) - 1)}.png", stripes(0, 1, 2, 3, 4, 5))
+    with pytest.raises(ValueError, match="holds 3, 4, 5"):
+        look_over(data, ("image", "mask"))
+
+
+def test_training_begins_with_that_look(own, capsys):
+    from seglite import train
+    from tests.seglite import tiny
+
+    for path in (own / "masks").iterdir():
+        png(path, stripes(0, 1, 2, 3, 4, 5))
+    assert train.main([f"method=tiny", "data=folder", f"root={own}", f"out={own}/run"], {"tiny": tiny}) == 1
+    assert "holds 3, 4, 5; allowed are 0 ... 2 and 255" in capsys.readouterr().err
