@@ -11,10 +11,14 @@ replace the patches. After two such steps 196 patches have become 8 segment toke
 MixReorg uses it whole; ZeroSeg builds its segmentation head from the same stages. Every detail that the paper's text leaves open follows
 the official code (NVlabs/GroupViT, models/group_vit.py).
 
-B batch, C channels, H W image, h w map, N = h*w patches, D embedding, G group tokens, S segments or outputs of a grouping block.
+`CaptionedGroupViT` adds the text tower and the projectors into a shared space: a whole checkpoint.
+
+B batch, C channels, H W image, h w map, N = h*w patches, D embedding, G group tokens, S segments or outputs of a grouping block, T text
+tokens, E shared space.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seglite.nets.clip import LARGEST_SCALE, Transformer
 from seglite.nets.vit import Attention, Mlp
 
 EPS = 1.0  # added to a group's size before averaging; see `Assign`
@@ -348,23 +353,70 @@ class Projector(nn.Module):
 
     def __init__(self, width: int, out: int = 256, hidden: int = 4096):
         super().__init__()
-        self.linear_hidden = nn.Sequential(nn.Conv1d(width, hidden, 1), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True))
+        # A two-dimensional batch norm over [1, C, n, 1]: same names, same numbers, and `parallel.whole_batch_norm` knows it.
+        self.linear_hidden = nn.Sequential(nn.Conv1d(width, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True))
         self.linear_out = nn.Conv1d(hidden, out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., D] -> [..., E], E the shared dimension."""
+        linear, norm, relu = self.linear_hidden
         tokens = x.reshape(-1, x.shape[-1]).T[None]  # [1, D, n]
-        return self.linear_out(self.linear_hidden(tokens))[0].T.reshape(*x.shape[:-1], -1)
+        hidden = relu(norm(linear(tokens)[..., None]))[..., 0]  # [1, hidden, n]
+        return self.linear_out(hidden)[0].T.reshape(*x.shape[:-1], -1)
 
 
-def image_encoder_state(checkpoint: dict, prefix: str = "img_encoder.") -> dict[str, torch.Tensor]:
-    """The image encoder's part of a GroupViT checkpoint ({"model": ...} or a plain state dict), for `GroupViT.load_state_dict`.
+class TextTower(nn.Module):
+    """CLIP's causal text transformer without its last projection: int64 [B, T] -> [B, D] at the end token, which has the largest id.
 
-    The official loader is not strict and passes over a wrong name in silence; load this one strictly.
-    Raises ValueError when the file holds no image encoder.
+    Args:
+        vocabulary: token ids. width, layers, heads: of the transformer; context: T. The defaults are GroupViT's.
     """
-    state = checkpoint.get("model", checkpoint)
-    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not found:
-        raise ValueError(f"no tensor of this file begins with {prefix!r} (first: {next(iter(state), 'none')!r}); expected a GroupViT checkpoint")
-    return found
+
+    def __init__(self, vocabulary: int = 49408, width: int = 256, layers: int = 12, heads: int = 4, context: int = 77):
+        super().__init__()
+        self.width, self.context = width, context
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context, width))
+        self.transformer = Transformer(width, layers, heads, causal=True)
+        self.ln_final = nn.LayerNorm(width)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: int64 [B, T] -> [B, D]. Padding comes after the end token, where a causal tower cannot see it."""
+        if tokens.shape[1] != self.context:
+            raise ValueError(f"this text tower reads {self.context} tokens, got {tokens.shape[1]}; give the tokenizer context={self.context}")
+        x = self.token_embedding(tokens) + self.positional_embedding  # [B, T, D]
+        x = self.ln_final(self.transformer(x))  # [B, T, D]
+        return x[torch.arange(len(x), device=x.device), tokens.argmax(1)]  # [B, D]
+
+
+class CaptionedGroupViT(nn.Module):
+    """Image encoder, text tower, both projectors and the temperature: a whole GroupViT checkpoint, name by name.
+
+    With the default parts it has 55,726,609 parameters. E is the shared dimension.
+    """
+
+    def __init__(self, image: GroupViT, text: TextTower, shared: int = 256, hidden: int = 4096):
+        super().__init__()
+        self.img_encoder, self.text_encoder = image, text
+        self.img_projector, self.text_projector = Projector(image.width, shared, hidden), Projector(text.width, shared, hidden)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def scale(self) -> torch.Tensor:
+        """exp(logit_scale), at most 100: what cosines are multiplied by. []"""
+        return self.logit_scale.exp().clamp(max=LARGEST_SCALE)  # []
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: int64 [B, T] -> [B, E], not of unit length."""
+        return self.text_projector(self.text_encoder(tokens))
+
+    def pooled(self, segments: torch.Tensor) -> torch.Tensor:
+        """One unit vector per image: the mean of its segments, then projected. segments: [B, S, D] -> [B, E]."""
+        return F.normalize(self.img_projector(segments.mean(1)), dim=-1)  # [B, E]
+
+    def segment(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What zero-shot segmentation needs: image [B, 3, H, W] -> unit segment vectors [B, S, E], unit image vector [B, E], soft map [B, S, h, w]."""
+        found = self.img_encoder(image)
+        tokens = F.normalize(self.img_projector(found.segments), dim=-1)  # [B, S, E]
+        shares = patch_to_segment(found.assignments).unflatten(2, (image.shape[-2] // self.img_encoder.patch, -1))  # [B, S, h, w]
+        return tokens, self.pooled(found.segments), shares

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from seglite.nets import groupvit as G
+from seglite.nets.weights import load_weights
 
 TINY = dict(patch=4, width=24, heads=3, depths=(2, 1, 1), groups=(7, 5), image_size=20)
 
@@ -45,14 +46,50 @@ def test_names_and_shapes_of_the_checkpoint():
     assert not [k for k in state if "layers.2.group_token" in k or "layers.2.downsample" in k or "layers.0.group_projector" in k]
 
 
-def test_checkpoint_round_trip_is_strict():
-    net, other = G.GroupViT(**TINY), G.GroupViT(**TINY)
-    checkpoint = {"model": {f"img_encoder.{k}": v for k, v in net.state_dict().items()} | {"logit_scale": torch.zeros(())}, "optimizer": {}}
-    other.load_state_dict(G.image_encoder_state(checkpoint))
+def captioned() -> G.CaptionedGroupViT:
+    return G.CaptionedGroupViT(G.GroupViT(**TINY), G.TextTower(30, 16, 2, 2, context=9), shared=6, hidden=10)
+
+
+def test_a_whole_checkpoint_has_the_published_size():
+    """55,726,609 parameters: image encoder 28,837,136, text tower 22,145,792, projectors 2,633,984 and 2,109,696, temperature 1."""
+    with torch.device("meta"):
+        net = G.CaptionedGroupViT(G.GroupViT(), G.TextTower())
+    count = lambda m: sum(p.numel() for p in m.parameters())
+    assert (count(net.text_encoder), count(net.img_projector), count(net.text_projector)) == (22_145_792, 2_633_984, 2_109_696)
+    assert count(net) == 55_726_609
+    shapes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    assert shapes["text_encoder.token_embedding.weight"] == (49408, 256) and shapes["text_encoder.positional_embedding"] == (77, 256)
+    assert shapes["text_encoder.transformer.resblocks.11.attn.in_proj_weight"] == (768, 256) and shapes["text_encoder.ln_final.bias"] == (256,)
+    assert shapes["img_projector.linear_hidden.0.weight"] == (4096, 384, 1) and shapes["text_projector.linear_out.weight"] == (256, 4096, 1)
+    assert shapes["img_projector.linear_hidden.1.running_var"] == (4096,) and shapes["logit_scale"] == ()
+
+
+def test_checkpoint_round_trip_is_strict(tmp_path):
+    net, other = captioned(), captioned()
+    torch.save({"model": {**net.state_dict(), "multi_label_logit_scale": torch.zeros(())}, "lr_scheduler": {}}, tmp_path / "gv.pth")
+    load_weights(other, tmp_path / "gv.pth", partial=("multi_label_logit_scale",), say=lambda _: None)
     image = torch.randn(2, 3, 20, 20)
-    assert torch.equal(net.eval()(image).segments, other.eval()(image).segments)
-    with pytest.raises(ValueError, match="no tensor of this file begins with 'img_encoder.'"):
-        G.image_encoder_state({"visual.proj": torch.zeros(1)})
+    assert all(torch.equal(a, b) for a, b in zip(net.eval().segment(image), other.eval().segment(image)))
+    load_weights(G.GroupViT(**TINY), tmp_path / "gv.pth", prefix="img_encoder.", say=lambda _: None)
+    with pytest.raises(ValueError, match="multi_label_logit_scale"):
+        load_weights(other, tmp_path / "gv.pth", say=lambda _: None)
+
+
+def test_text_tower_ignores_what_follows_the_end_token():
+    tower = G.TextTower(30, 16, 2, 2, context=9).eval()
+    text = torch.tensor([[28, 3, 4, 29, 0, 0, 0, 0, 0]])
+    padded = torch.tensor([[28, 3, 4, 29, 7, 7, 7, 7, 7]])
+    assert torch.allclose(tower(text), tower(padded), atol=1e-6)
+    assert not torch.allclose(tower(text), tower(torch.tensor([[28, 4, 3, 29, 0, 0, 0, 0, 0]])), atol=1e-3), "word order counts"
+    with pytest.raises(ValueError, match="reads 9 tokens, got 4"):
+        tower(text[:, :4])
+
+
+def test_what_zero_shot_segmentation_receives():
+    tokens, pooled, shares = captioned().eval().segment(torch.randn(2, 3, 12, 20))
+    assert tokens.shape == (2, 5, 6) and pooled.shape == (2, 6) and shares.shape == (2, 5, 3, 5)
+    assert torch.allclose(tokens.norm(dim=-1), torch.ones(2, 5)) and torch.allclose(pooled.norm(dim=-1), torch.ones(2))
+    assert torch.allclose(shares.sum(1), torch.ones(2, 3, 5), atol=1e-5)
 
 
 def test_start_of_the_group_tokens():
