@@ -1,10 +1,12 @@
 """Rerun a paper's claim in miniature: baseline, each component, the full method, on several seeds, with equal budget.
 
     python -m seglite.claims method=marsstyle seeds=0,1,2
+    python -m seglite.claims method=all                      every paper; ends with the miniature column of README's table
 
 A paper's `claim(run)` trains every row of its tables for one seed and returns {table: {row: {metric: value}}}; the first row of a table is
 the baseline that the others are compared with, seed by seed. `CLAIM["statements"]` says what the paper claims, as a sentence and
-a test on one seed's tables; a claim that does not hold on every seed is printed as not holding.
+a test on one seed's tables; a claim that does not hold on every seed is printed as not holding. `CLAIM["headline"]` names what README quotes:
+(table, metric, rows).
 
 Written to runs/claims/<method>/: seed<k>/ (a run folder; killed claims resume), claim.json, claim.png.
 """
@@ -92,6 +94,18 @@ def text_table(title: str, rows: dict) -> list[str]:
     return ["", title, *("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [["", *metrics], *body])]
 
 
+def headline(paper, summary: dict) -> str:
+    """What README says of a claim: "biased labels 59.1 ± 4.7, + complement 77.0 ± 4.9 (+17.9 ± 1.0) mIoU; seeds 0, 1, 2, ..."; shares in percent."""
+    table, metric, rows = paper.CLAIM["headline"]
+    entries = {row: summary["tables"][table][row][metric] for row in rows}
+    scale = 100 if all(abs(v) <= 1 for entry in entries.values() for v in entry["values"]) else 1
+    numbers = ("mean", "std", "difference", "difference_std")
+    parts = [f"{row} {cell({k: scale * v if k in numbers else v for k, v in entry.items()}, 1)}" for row, entry in entries.items()]
+    held = sum(s["holds"] for s in summary["statements"])
+    return (f"{', '.join(parts)} {metric}; seeds {', '.join(map(str, summary['seeds']))}; {statistics.fmean(summary['minutes_per_seed']):.0f} min each; "
+            f"{held} of {len(summary['statements'])} statements hold on every seed")
+
+
 def drawing(summary: dict, width: int = 1200):
     """The tables and verdicts as one picture."""
     parts = []
@@ -135,8 +149,19 @@ def claims(arguments: list[str], methods: dict = METHODS) -> dict:
     return {**summary, "folder": str(folder)}
 
 
+def every_claim(arguments: list[str], methods: dict = METHODS) -> list[str]:
+    """All papers one after the other, each in its own folder; finished seeds are not rerun. Lines of a Markdown table."""
+    typed = settings.split_arguments(arguments)
+    rest = [f"{k}={v}" for k, v in typed.items() if k != "method"]
+    rows = [(paper, claims([f"method={name}", *rest], methods)) for name, paper in sorted(methods.items()) if hasattr(paper, "claim")]
+    return ["| paper | miniature |", "|---|---|", *(f"| {summary['method']} | {headline(paper, summary)} |" for paper, summary in rows)]
+
+
 def main(arguments: list[str]) -> int:
     def body():
+        if "method=all" in arguments:
+            print("\n" + "\n".join(every_claim(arguments)))
+            return
         summary = claims(arguments)
         folder = Path(summary["folder"])
         print(f"\n{summary['title']} · seeds {', '.join(map(str, summary['seeds']))} · mean ± std (paired difference to the first row)")

@@ -25,7 +25,7 @@ def methods(monkeypatch, tmp_path):
     paper = types.ModuleType("tiny")
     paper.__dict__.update(TINY.__dict__)
     paper.claim = claim
-    paper.CLAIM = {"title": "Tiny claim", "statements": {
+    paper.CLAIM = {"title": "Tiny claim", "headline": ("main", "miou", ("baseline", "method")), "statements": {
         "the method beats the baseline": lambda t: t["main"]["method"]["miou"] > t["main"]["baseline"]["miou"],
         "by more than 0.11": lambda t: t["main"]["method"]["miou"] - t["main"]["baseline"]["miou"] > 0.11}}
     return {"tiny": paper}, calls
@@ -47,6 +47,20 @@ def test_a_claim_must_hold_on_every_seed(methods):
     first, second = claims.claims(["method=tiny", "seeds=0,1,2"], methods)["statements"]
     assert first["holds"] and (first["seeds"], first["of"]) == (3, 3)
     assert not second["holds"] and (second["seeds"], second["of"]) == (2, 3)
+
+
+def test_the_headline_quotes_means_spreads_and_verdicts(methods):
+    methods, _ = methods
+    summary = claims.claims(["method=tiny", "seeds=0,1,2"], methods)
+    summary["minutes_per_seed"] = [2.0, 3.0, 4.0]
+    assert claims.headline(methods["tiny"], summary) == (
+        "baseline 51.0 ± 1.0, method 63.0 ± 3.0 (+12.0 ± 2.0) miou; seeds 0, 1, 2; 3 min each; 1 of 2 statements hold on every seed")
+
+
+def test_all_methods_run_one_after_the_other(methods):
+    methods, calls = methods
+    lines = claims.every_claim(["method=all", "seeds=0,1"], {**methods, "none": types.ModuleType("none")})
+    assert calls == [0, 1] and len(lines) == 3 and lines[2].startswith("| tiny | baseline 50.5")
 
 
 def test_finished_seeds_are_not_rerun(methods, tmp_path):
