@@ -15,11 +15,11 @@ import sys
 from kernels import backend
 from seglite import config as settings
 from seglite import parallel
-from seglite.papers import deeplab, marsstyle
+from seglite.papers import deeplab, marsstyle, mixreorg
 from seglite.data import look_over
 from seglite.run import Run
 
-METHODS = {"deeplab": deeplab, "marsstyle": marsstyle}
+METHODS = {"deeplab": deeplab, "marsstyle": marsstyle, "mixreorg": mixreorg}
 
 
 def train(arguments: list[str], methods: dict) -> None:

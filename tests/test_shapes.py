@@ -100,6 +100,17 @@ def groupvit():
     model.scale()
 
 
+def mixreorg():
+    from seglite import config
+    from seglite.papers import mixreorg as M
+
+    tokens = torch.zeros(6, 24, dtype=torch.long)
+    tokens[:, 0], tokens[:, 1] = torch.arange(6), 9
+    for extra in (["progressive=attend"], ["progressive=add", "mask_captions=batch", "mask_loss=probabilities"], ["mixing=false"]):
+        settings = config.parse(["method=mixreorg", "images=3", "image_size=32", *extra], {"mixreorg": M})[0]
+        M.step_losses(M.build(settings, 10), torch.randn(6, 3, 32, 40), tokens, settings)
+
+
 def losses():
     from seglite import losses as L
 
@@ -339,6 +350,7 @@ EXAMPLES = {
     "seglite.papers.deeplab": deeplab,
     "seglite.nets.vit": vit,
     "seglite.nets.groupvit": groupvit,
+    "seglite.papers.mixreorg": mixreorg,
     "seglite.losses": losses,
     "seglite.nets.clip": clip,
     "seglite.tokenizer": openvocab,
