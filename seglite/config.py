@@ -49,6 +49,8 @@ class Recipe:
     """learning rate at the start of the schedule"""
     momentum: float = 0.9
     """momentum of sgd; first beta of adam and adamw"""
+    beta2: float = 0.999
+    """second beta of adam and adamw; 0.95 in masked auto-encoders"""
     weight_decay: float = 1e-4
     """weight decay (decoupled for adamw); not applied to biases and norm layers when `decay_all` is off"""
     decay_all: bool = True
@@ -127,6 +129,11 @@ class Config:
 # Keys that may differ between a run and its continuation: they change where and how fast, not what is computed.
 FREE_KEYS = ("out", "root", "device", "threads", "workers", "debug", "weights")
 FREE_ENDINGS = (".log_every", ".save_every", ".micro_batch")
+
+
+# The smallest value that makes sense, by the last part of a key.
+LEAST = {"steps": 0, "batch": 1, "micro_batch": 0, "lr": 0, "weight_decay": 0, "warmup": 0, "clip": 0, "log_every": 1, "save_every": 0, "eval_every": 0,
+         "threads": 0, "workers": -1, "seed": 0, "crop": 0, "train_images": 1, "val_images": 1}
 
 
 def flatten(settings) -> dict[str, object]:
@@ -220,7 +227,7 @@ def split_arguments(arguments: list[str]) -> dict[str, str]:
     typed = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals:
+        if not equals or not key:
             raise UsageError(f"expected key=value, got {argument!r}; for example seed=1 (no dashes; `help` lists every key)")
         if key.startswith("-"):
             raise UsageError(f"keys have no dashes: write {argument.lstrip('-')!r} instead of {argument!r}")
@@ -268,6 +275,9 @@ def parse(arguments: list[str], methods: dict) -> tuple[Config, list[str]]:
     before, notes = flatten(config), []
     for key, text in typed.items():
         value = convert(text, known[key][0], key)
+        least = LEAST.get(key.split(".")[-1])
+        if least is not None and value < least:
+            raise UsageError(f"{key}={text}: it must be at least {least}")
         if key not in ("method", "size") and value != before[key]:
             notes.append(f"{key}={value}" + (f" (was {before[key]})" if before[key] not in ("", None) else ""))
         assign(config, key, value)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import sys
 import time
@@ -42,6 +43,8 @@ class RunProblem(RuntimeError):
 
 def choose_device(wish: str) -> tuple[str, str]:
     """(device, why)."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wish):
+        raise UsageError(f"device={wish}: choose auto, cpu, cuda or cuda:N")
     if wish.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device={wish} was asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu or device=auto")
     if wish != "auto":
@@ -450,7 +453,7 @@ def build_optimizer(model: nn.Module, recipe, groups: list[dict] | None = None) 
     if recipe.optimizer in ("sgd", "nesterov"):
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.optimizer == "nesterov")
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+    return kind(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2), weight_decay=recipe.weight_decay)
 
 
 def duration(seconds: float) -> str:

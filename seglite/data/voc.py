@@ -52,7 +52,10 @@ def read_image(path: Path) -> np.ndarray:
     """A photograph as uint8 `[H, W, 3]` RGB, turned upright as its EXIF note says. Raises ValueError naming the file."""
     try:
         with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits per pixel: Pillow's conversion would clip at 255 and give a white picture
+                upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist though its list names it; the download is incomplete") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
