@@ -244,7 +244,7 @@ class Settings:
     widths: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
     """bands of the trimap curve, pixels"""
     out: str = ""
-    """folder for evaluation.json, classes.csv, trimap.png and samples.png; empty: only print"""
+    """folder for evaluation.json, classes.csv, confusion.png, trimap.png and samples.png; empty: only print"""
     keep: int = 6
     """images in samples.png"""
     device: str = "auto"

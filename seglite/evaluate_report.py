@@ -4,6 +4,7 @@
     classes.csv       IoU per class, one column per row
     trimap.png        mIoU against the width of the band around true boundaries
     samples.png       photograph, truth, every row's labels, errors of the last row
+    confusion.png     where the pixels of every class went, last row
 """
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from seglite import files
-from seglite.charts import line_chart
-from seglite.metrics import Trimap
+from seglite.charts import INK, MUTED, PAPER, SMALL, Canvas, line_chart, shorten, text_width
+from seglite.metrics import Confusion, Trimap
 from seglite.pictures import legend, panels, png_bytes, stack
 
 CONVENTIONS = {"occurring": "classes in truth or prediction (the mIoU above)", "in_truth": "classes in the truth",
@@ -79,6 +80,40 @@ def curve(results: dict):
     return line_chart(lines, title="near the true boundaries", x="width of the band, pixels", y="mIoU, %", log_x=True, markers=True)
 
 
+def confusion_picture(confusion: Confusion, title: str = ""):
+    """Row: true class, column: predicted class, cell: share of the row's pixels, in percent. Hits are green, confusions red.
+
+    Classes in neither truth nor prediction are left out. With more than 40 classes the cells are too small for numbers and names.
+    """
+    kept = np.flatnonzero(confusion.union > 0)
+    counts = confusion.counts.numpy()[np.ix_(kept, kept)].astype(np.float64)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [confusion.names[k] for k in kept]
+    n, written = len(kept), len(kept) <= 40
+    cell = max(6, min(44, 960 // max(n, 1)))
+    longest = min(160, max((text_width(name, SMALL) for name in names), default=0)) + 16 if written else 16
+    top = longest + 40
+    canvas = Canvas(longest + n * cell + 16, top + n * cell + 40)
+    canvas.text(16, 14, shorten(title or "true class (row), predicted class (column), % of the row's pixels", SMALL, canvas.width - 32), SMALL, MUTED)
+    for i in range(n):
+        for j in range(n):
+            share = shares[i, j]
+            tint = np.array((34, 139, 84) if i == j else (201, 60, 48)) * share**0.5 + np.array((255, 255, 255)) * (1 - share**0.5)
+            canvas.box(longest + j * cell, top + i * cell, cell - 1, cell - 1, "#%02x%02x%02x" % tuple(int(v) for v in tint))
+            if written and cell >= 22 and share >= 0.005:
+                canvas.text(longest + (j + 0.5) * cell, top + (i + 0.5) * cell, f"{100 * share:.0f}", 12, PAPER if share > 0.5 else INK, "mm")
+        if written:
+            canvas.text(longest - 8, top + (i + 0.5) * cell, shorten(names[i], SMALL, longest - 16), SMALL, INK, "rm")
+    if written:
+        sheet = canvas.done().rotate(-90, expand=True)  # column names are written along the columns: on the turned sheet, from left to right
+        turned = Canvas(sheet.width, sheet.height)
+        turned.paste(sheet, 0, 0)
+        for j, name in enumerate(names):
+            turned.text(sheet.width - top + 8, longest + (j + 0.5) * cell, shorten(name, SMALL, longest - 16), SMALL, INK, "lm")
+        return turned.done().rotate(90, expand=True)
+    return canvas.done()
+
+
 def write(folder: Path, results: dict, data, settings) -> None:
     """All files of the header, each written whole or not at all."""
     files.write_json(folder / "evaluation.json", {"settings": asdict(settings), "rows": rows_of(results)})
@@ -88,7 +123,8 @@ def write(folder: Path, results: dict, data, settings) -> None:
     for k, name in enumerate(data.classes):
         table.writerow([name, *("" if np.isnan(v) else f"{v:.6f}" for v in (r.confusion.iou()[k] for r in results.values()))])
     files.write_text(folder / "classes.csv", buffer.getvalue())
-    first = next(iter(results.values()))
+    first, last = next(iter(results.values())), list(results)[-1]
+    files.write_bytes(folder / "confusion.png", png_bytes(confusion_picture(results[last].confusion, f"{last}: true class (row), predicted class (column), % of the row's pixels")))
     if first.trimap:
         files.write_bytes(folder / "trimap.png", png_bytes(curve(results)))
     if first.samples:
