@@ -50,6 +50,7 @@ class Layout:
     table: np.ndarray | None = None
     """number -> class, 255, or -1: must not occur; None: not known yet"""
     classes: int = 0
+    names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -97,7 +98,7 @@ def voc_layout(root: Path) -> Layout:
             used |= set(ids)
     strays = [p for p in sorted((root / "SegmentationClass").glob("*.png")) if not (root / "JPEGImages" / f"{p.stem}.jpg").is_file()]
     aug = " voc.train=train_aug voc.masks=SegmentationClassAug" if "train_aug" in splits else ""
-    return Layout("voc", f"data=voc root={root}{aug}", splits, strays, identity_table(21), 21)
+    return Layout("voc", f"data=voc root={root}{aug}", splits, strays, identity_table(21), 21, voc.CLASSES)
 
 
 def camvid_layout(root: Path) -> Layout:
@@ -109,7 +110,7 @@ def camvid_layout(root: Path) -> Layout:
             strays += [p for p in files_below(root / f"{part}annot") if p.stem not in frames]
     table = identity_table(11)
     table[camvid.VOID] = IGNORE
-    return Layout("camvid", f"data=camvid root={root}", splits, strays, table, 11)
+    return Layout("camvid", f"data=camvid root={root}", splits, strays, table, 11, camvid.CLASSES)
 
 
 def city_layout(root: Path) -> Layout:
@@ -120,7 +121,7 @@ def city_layout(root: Path) -> Layout:
         names = {p.name.removesuffix("_leftImg8bit.png"): p for p in (root / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")}
         splits[part] = [Pair(n, p, root / "gtFine" / part / n.split("_")[0] / f"{n}_gtFine_{kind}.png") for n, p in sorted(names.items())]
         strays += [p for p in sorted((root / "gtFine" / part).glob(f"*/*_{kind}.png")) if p.name.removesuffix(f"_gtFine_{kind}.png") not in names]
-    return Layout("cityscapes", f"data=cityscapes root={root}", splits, strays, identity_table(19) if train_ids else cityscapes.raw_table(), 19)
+    return Layout("cityscapes", f"data=cityscapes root={root}", splits, strays, identity_table(19) if train_ids else cityscapes.raw_table(), 19, cityscapes.CLASSES)
 
 
 def ade_layout(root: Path) -> Layout:
@@ -129,7 +130,7 @@ def ade_layout(root: Path) -> Layout:
         names = {p.stem: p for p in files_below(root / "images" / part)}
         splits[part] = [Pair(n, p, root / "annotations" / part / f"{n}.png") for n, p in sorted(names.items())]
         strays += [p for p in files_below(root / "annotations" / part, (".png",)) if p.stem not in names]
-    return Layout("ade20k", f"data=ade20k root={root}", splits, strays, ade20k.table(), 150)
+    return Layout("ade20k", f"data=ade20k root={root}", splits, strays, ade20k.table(), 150, ade20k.CLASSES)
 
 
 def coco_layout(root: Path) -> Layout:
@@ -138,7 +139,7 @@ def coco_layout(root: Path) -> Layout:
         path = root / f"{part}.txt"
         names = path.read_text().split() if path.is_file() else [p.stem for p in sorted((root / f"{part}2014").glob("*.jpg"))]
         splits[part] = [Pair(n, root / f"{part}2014" / f"{n}.jpg", root / "masks" / f"{part}2014" / f"{n}.png") for n in names]
-    return Layout("coco", f"data=coco root={root}", splits, [], identity_table(81), 81)
+    return Layout("coco", f"data=coco root={root}", splits, [], identity_table(81), 81, coco.CLASSES)
 
 
 def own_folder(root: Path, images: str, masks: str) -> Layout:
@@ -166,7 +167,7 @@ def own_folder(root: Path, images: str, masks: str) -> Layout:
     layout = Layout("folder", setting, pairs, [p for k, p in sorted(by_name.items()) if k not in photos])
     if (root / "classes.txt").is_file():
         classes, colours = folder.read_classes(folder.FolderSettings(), root)
-        layout.classes, layout.table = len(classes), None if colours is not None else identity_table(len(classes))
+        layout.classes, layout.names, layout.table = len(classes), classes, None if colours is not None else identity_table(len(classes))
     return layout
 
 
@@ -387,9 +388,10 @@ def tell(found: Findings, say: Callable[[str], None] = print) -> None:
     values = np.flatnonzero(found.pixels)
     if len(values) and len(values) <= 2 * MANY + 30:
         all_pixels = found.pixels.sum()
-        say("number   pixels   masks")
+        say("number   pixels   masks  class")
         for v in values:
-            meaning = "" if layout.table is None else "not judged" if layout.table[v] == IGNORE else "FOREIGN" if layout.table[v] < 0 else ""
+            k = layout.table[v] if layout.table is not None else IGNORE if v == IGNORE else None
+            meaning = "" if k is None else "not judged" if k == IGNORE else "OUTSIDE THE CLASSES" if k < 0 else layout.names[k]
             say(f"{v:6}  {found.pixels[v] / all_pixels:7.3%}  {found.images_with[v]:6,}  {meaning}".rstrip())
     for remark in found.remarks:
         say(f"  note: {remark}")
