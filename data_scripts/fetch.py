@@ -228,6 +228,8 @@ def _from_one(url: str, source: Source, part: Part, timeout, tries, pause, slowe
             reason, wait = f"what arrived {fault}; starting over", None
         except Again as problem:
             part.flush()
+            if part.size and part.size <= before and source.digest and not fault_of(part.path, source):
+                return  # the announced length was wrong, the bytes are right
             reason, wait = problem.args
         gained = part.size - before
         failed = 0 if gained >= PROGRESS else failed + 1
@@ -269,7 +271,7 @@ def _one_try(url: str, source: Source, part: Part, timeout: float, slowest: floa
                 raise Again("the file on the server is another one now; starting over", 0) from None
             if problem.code in (408, 425, 429) or problem.code >= 500:
                 wait = problem.headers.get("Retry-After", "")
-                raise Again(f"{url} answers {problem.code} {problem.reason}", float(wait) if wait.isdigit() else None) from None
+                raise Again(f"the server answers {problem.code} {problem.reason}", float(wait) if wait.isdigit() else None) from None
             raise NextSource(f"answers {problem.code} {problem.reason}") from None
     except (TimeoutError, socket.timeout):
         raise Again(f"no byte for {timeout:g} s", None) from None
