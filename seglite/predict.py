@@ -2,6 +2,7 @@
 
     python -m seglite.predict run=runs/marsstyle-voc photo.jpg more/*.jpg
     python -m seglite.predict model=deeplabv3_mobilenetv2 weights=... crf=deeplab-voc photo.jpg
+    python -m seglite.predict run=runs/zeroseg-scenes photo.png words="ball,star,water"    methods with a text tower: any words
 
 Every photograph gives two files of its own size in out=: NAME.png, a palette picture whose pixel values are the class ids, and
 NAME_overlay.jpg to look at. The classes found are printed with their share of the picture. Photographs turned by their EXIF note are
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -22,9 +24,10 @@ import torch
 from PIL import Image
 
 from seglite import files
+from seglite.config import UsageError
 from seglite.data import normalise
 from seglite.evaluate import enlarge, open_predictor, views, with_crf
-from seglite.pictures import legend, overlay, png_bytes, save_mask_png, stack
+from seglite.pictures import legend, overlay, png_bytes, save_mask_png, stack, voc_palette
 
 
 @dataclass
@@ -37,6 +40,10 @@ class Settings:
     """instead of a run: a network whose published weights are in weights="""
     weights: str = ""
     """file of the published weights"""
+    words: tuple[str, ...] = ()
+    """for methods that read: the classes to look for, comma-separated, instead of the run's own"""
+    threshold: float | None = None
+    """with words=: background where no word scores as much; empty: as the run was tested"""
     root: str = ""
     """where the run's data set lies now, if it has moved"""
     out: str = "predictions"
@@ -86,6 +93,16 @@ def shares(labels: np.ndarray, classes) -> str:
     return ", ".join(f"{classes[k]} {max(1, round(100 * counts[k]))} %" for k in order)
 
 
+def for_words(predict: Callable, data, words: tuple[str, ...], threshold: float | None = None) -> tuple[Callable, SimpleNamespace]:
+    """A predictor that reads (see `openvocab.WordPredictor`) asked for other words, and what `predict_files` needs to know of its classes."""
+    if not hasattr(predict, "for_words"):
+        raise UsageError("words= needs a run of a method with a text tower (zeroseg, mixreorg); this run knows a fixed list: " + ", ".join(data.classes))
+    if len(set(words)) < len(words):
+        raise UsageError(f"words={','.join(words)} names a word twice")
+    found = predict.for_words(words, **({} if threshold is None else {"threshold": threshold}))
+    return found, SimpleNamespace(classes=found.classes, palette=voc_palette(len(found.classes)), mean=data.mean, std=data.std)
+
+
 def names_for(photographs: list[str]) -> list[str]:
     """One file stem per photograph; equal stems from different folders get numbers."""
     names, used = [], set()
@@ -108,6 +125,8 @@ def predict_files(photographs: list[str], settings: Settings, methods: dict | No
     predict, data, device, close = open_predictor(settings, settings.root, methods)
     data, folder, results = data or Voc, Path(settings.out), []
     try:
+        if settings.words:
+            predict, data = for_words(predict, data, settings.words, settings.threshold)
         predict = views(predict, settings)
         for path, name in zip(photographs, names_for(photographs)):
             image = read_image(Path(path))

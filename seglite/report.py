@@ -20,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seglite import files
 from seglite.data import normalise
-from seglite.evaluate import Evaluation, evaluate
+from seglite.evaluate import Evaluation, evaluate, label_maps
 from seglite.html import report_html
 from seglite.pictures import Report, png_bytes, report_png
 
 
 def write_report(run, predict: Callable, *, model: nn.Module | None = None, headline: dict | None = None, tables: Sequence[dict] = (),
-                 figures: Sequence[dict] = (), notes: Sequence[str] = (), samples: Callable[[dict], dict] | None = None) -> Evaluation:
-    """Evaluate `predict` on the validation split and write the report. Called through `Run.report`.
+                 figures: Sequence[dict] = (), notes: Sequence[str] = (), samples: Callable[[dict], dict] | None = None) -> Evaluation | None:
+    """Evaluate `predict` on the validation split and write the report. Called through `Run.report`. Data without masks: see `write_gallery`.
 
     Args:
         predict: image float [B, 3, H, W] normalised -> scores [B, K, h, w].
@@ -38,6 +38,8 @@ def write_report(run, predict: Callable, *, model: nn.Module | None = None, head
         samples: one of the shown samples (name, image, truth, prediction) -> dict of further pictures to show in its row.
     """
     data = run.truth("val")
+    if "mask" not in data.provides:
+        return write_gallery(run, predict, data, model=model, headline=headline, tables=tables, figures=figures, notes=notes)
     result = evaluate(predict, data, run.device)
     scores = result.headline()
     cost = costs(run, predict, model, data, result)
@@ -65,6 +67,28 @@ def write_report(run, predict: Callable, *, model: nn.Module | None = None, head
     files.write_text(run.folder / "report.html", report_html(page))
     print_table(run, result, shown)
     return result
+
+
+def write_gallery(run, predict: Callable, data, *, model: nn.Module | None, headline: dict | None, tables: Sequence[dict], figures: Sequence[dict],
+                  notes: Sequence[str], keep: int = 12) -> None:
+    """The report of a data set without masks: pictures of predictions to judge by eye, and whatever numbers the method brings along."""
+    samples = []
+    for index in sorted({round(i * (len(data) - 1) / max(keep - 1, 1)) for i in range(keep)}):
+        image = data.read(index, ("image",))["image"]
+        samples.append({"name": data.name(index), "image": image, "prediction": label_maps(predict, [image], data, run.device)[0]})
+    shown = {k: percent(v) if isinstance(v, float) and 0 <= v <= 1 else v for k, v in (headline or {}).items()}
+    parameters = {} if model is None else {"parameters": sum(p.numel() for p in model.parameters())}
+    page = Report(
+        title=f"{run.config.method} on {run.config.data}", subtitle=f"size {run.config.size} · seed {run.config.seed} · supervised by {' and '.join(run.supervision)}",
+        command=(run.folder / "command.txt").read_text().strip() if (run.folder / "command.txt").exists() else "", headline=shown, classes=data.classes,
+        palette=data.palette, samples=samples, curves=loss_curves(run), figures=figures, tables=tables, costs=parameters,
+        notes=["This data set has no masks: predictions are shown, not scored.", *notes])
+    files.write_json(run.folder / "result.json", {"method": run.config.method, "data": run.config.data, "size": run.config.size, "seed": run.config.seed,
+                                                  "images": len(data), **(headline or {}), "costs": parameters})
+    files.write_bytes(run.folder / "report.png", png_bytes(report_png(page)))
+    files.write_text(run.folder / "report.html", report_html(page))
+    run.say(" · ".join(f"{k} {v}" for k, v in shown.items()) or "no numbers: this data set has no masks")
+    run.say(f"report: {run.folder / 'report.html'} · {run.folder / 'report.png'}")
 
 
 def percent(share: float) -> str:

@@ -15,11 +15,11 @@ import sys
 from kernels import backend
 from seglite import config as settings
 from seglite import parallel
-from seglite.papers import deeplab, marsstyle, mixreorg
+from seglite.papers import deeplab, marsstyle, mixreorg, zeroseg
 from seglite.data import look_over
 from seglite.run import Run
 
-METHODS = {"deeplab": deeplab, "marsstyle": marsstyle, "mixreorg": mixreorg}
+METHODS = {"deeplab": deeplab, "marsstyle": marsstyle, "mixreorg": mixreorg, "zeroseg": zeroseg}
 
 
 def train(arguments: list[str], methods: dict) -> None:

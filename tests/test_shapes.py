@@ -128,6 +128,21 @@ def clip():
     model(torch.randn(2, 3, 20, 20), torch.randint(0, 9, (2, 7)))
 
 
+def zeroseg():
+    """A whole run of a few steps, and a student that sees an image larger than it was trained on."""
+    from seglite import train
+    from seglite.nets import mae
+    from seglite.papers import zeroseg as Z
+    from tests.seglite.test_zeroseg import TINY
+
+    with tempfile.TemporaryDirectory() as folder, backend.use("torch"), contextlib.redirect_stdout(io.StringIO()):
+        arguments = ["method=zeroseg", f"out={folder}/run", *(f"{k}={v}" for k, v in {**TINY, "coordinates": "mean", "each_patch": "true"}.items())]
+        assert train.main(arguments) == 0
+    model = mae.MaskedAutoencoder(patch=4, width=12, depth=1, heads=2, image_size=16, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    model.encode(torch.randn(2, 3, 16, 24), 0.5)
+    Z.l1(torch.randn(2, 3, 5), torch.randn(2, 4, 5), "mean")
+
+
 def openvocab():
     from seglite import openvocab as O
     from seglite.tokenizer import Words
@@ -354,6 +369,9 @@ EXAMPLES = {
     "seglite.losses": losses,
     "seglite.nets.clip": clip,
     "seglite.tokenizer": openvocab,
+    "seglite.nets.mae": zeroseg,
+    "seglite.clip_teacher": zeroseg,
+    "seglite.papers.zeroseg": zeroseg,
     "seglite.openvocab": openvocab,
     "seglite.cam": cam,
     "seglite.suppression": suppression,

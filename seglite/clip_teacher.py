@@ -1,0 +1,187 @@
+"""CLIP as a teacher: load the released one or train a tiny one on captions, and keep what it sees in the cells of every image.
+
+    teacher = open_teacher(run)            stage "clip" (skipped with clip=FILE); a model, its tokenizer, its normalisation
+    views = Views(run, teacher)            image --> grids of cells --> vectors [V, E], computed once, one file per 1,024 images
+    views.rows(index, grids)               float32 [B, V, E] for a batch
+
+The student's crop never moves, so a teacher that would cost V forward passes per step costs V per image, once.
+
+B batch, V views, E joint space, M texts, K words.
+"""
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from seglite import files, parallel
+from seglite.data import Batches, normalise
+from seglite.data.captions import one_caption
+from seglite.data.squares import RandomSquare, cells, centre_square, grid_views
+from seglite.losses import contrastive
+from seglite.nets.clip import MEAN, STD, Clip, clip_tiny, load_clip
+from seglite.openvocab import class_embeddings, retrieval, templates
+from seglite.tokenizer import BytePairs, Tokenizer, Words
+
+CHUNK = 1024     # images per file of cached views: what a kill can cost
+TOGETHER = 512   # squares that pass through the teacher at once
+
+
+@dataclass
+class ClipTeacher:
+    """A frozen CLIP. mean, std: normalisation of its input."""
+
+    model: Clip
+    tokenizer: Tokenizer
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: str = "cpu"
+
+    @property
+    def embed(self) -> int:
+        """E."""
+        return self.model.shape.embed
+
+    @property
+    def side(self) -> int:
+        """Side of its input in pixels."""
+        return self.model.shape.image_size
+
+    @torch.no_grad()
+    def images(self, squares: np.ndarray) -> torch.Tensor:
+        """uint8 [B, side, side, 3] -> float32 [B, E], not of unit length."""
+        found = [self.model.encode_image(normalise(part, self).to(self.device)).float() for part in np.array_split(squares, -(-len(squares) // TOGETHER))]
+        return torch.cat(found)  # [B, E]
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Texts -> float32 [M, E], not of unit length."""
+        return torch.cat([self.model.encode_text(self.tokenizer(texts[i : i + TOGETHER]).to(self.device)).float() for i in range(0, len(texts), TOGETHER)])  # [M, E]
+
+    def words(self, names: Sequence[str], prompts: str) -> torch.Tensor:
+        """Class embeddings of unit length [K, E] under a prompt set; see `openvocab`."""
+        return class_embeddings(self.model.encode_text, self.tokenizer, names, templates(prompts), self.device)  # [K, E]
+
+
+def open_tokenizer(run) -> Tokenizer:
+    """Byte pairs where vocabulary= is given, else the words of the training captions (at least twice on photographs)."""
+    config = run.config
+    if config.vocabulary:
+        return BytePairs(config.vocabulary)
+    if config.clip:
+        raise ValueError("clip= is a released model, whose texts are byte pairs: give vocabulary=bpe_simple_vocab_16e6.txt.gz too")
+
+    def count():
+        key = "texts" if config.data == "captions" else "text"
+        data = run.data("train", (key,))
+        found = (data.read(i)[key] for i in range(len(data)))
+        return {"words": Words((t for texts in found for t in ([texts] if isinstance(texts, str) else texts)), min_count=2 if key == "texts" else 1).words}
+
+    return Words.of(run.make("words", count)["words"], context=24)
+
+
+def open_teacher(run) -> ClipTeacher:
+    """The teacher of a run. Without clip= it is trained in the stage "clip": contrastive loss on images and captions, nothing else."""
+    config, tokenizer = run.config, open_tokenizer(run)
+    names = run.truth("val").classes[1:]
+    class_embeddings(lambda tokens: torch.ones(len(tokens), 1), tokenizer, names)  # a word that it cannot know is said now, not after training
+    if config.clip:
+        model = load_clip(config.clip, say=run.say)
+        return ClipTeacher(model.to(run.device).requires_grad_(False), tokenizer, MEAN, STD, run.device)
+    data = run.data("train")
+    torch.manual_seed(config.seed * 10 + 6)
+    model = clip_tiny(tokenizer.size, config.clip_size, config.clip_patch, tokenizer.context, embed=config.clip_width, width=config.clip_width,
+                      text_width=config.clip_width)
+
+    def step(network, batch, t):
+        image, text, scale = network(batch["image"], tokenizer(batch["text"]).to(run.device))
+        return {"contrast": contrastive(image, text, scale), "scale": float(scale.detach())}
+
+    squares = one_caption(RandomSquare(config.clip_size, config.clip_smallest))
+    run.fit("clip", model, step, Batches(data, config.clip_train.batch, config.seed * 10 + 1, squares), config.clip_train)
+    return ClipTeacher(model.requires_grad_(False), tokenizer, data.mean, data.std, run.device)
+
+
+class Views:
+    """The teacher's vectors of all cells of all training images, float16 on disk, made once. A killed run goes on with the next file.
+
+    Args:
+        grids: cells per side, the first one 1. side: of the centre square that the student sees; cells are cut from it.
+    """
+
+    def __init__(self, run, teacher: ClipTeacher, grids: Sequence[int], side: int):
+        if not grids or grids[0] != 1:
+            raise ValueError(f"grids={','.join(map(str, grids))}: the first must be 1, the whole image, which z imitates and segments must not")
+        self.grids, self.device = tuple(grids), run.device
+        self.folder, data = run.folder / "views", run.data("train", ("image",))
+        count = -(-len(data) // CHUNK)
+        missing = [c for c in range(run.rank, count, run.world) if not self.path(c).exists()]
+        if missing:
+            run.say(f"views: {len(cells(grids))} of each of {len(data)} images")
+        for chunk in missing:
+            vectors, waiting = [], []
+            last = min((chunk + 1) * CHUNK, len(data)) - 1
+            for i in range(chunk * CHUNK, last + 1):
+                waiting.append(grid_views(centre_square(data.read(i)["image"], side), grids, teacher.side))
+                if len(waiting) * len(waiting[0]) >= TOGETHER or i == last:
+                    squares = np.stack(waiting)  # [n, V, teacher.side, teacher.side, 3]
+                    found = teacher.images(squares.reshape(-1, *squares.shape[2:])).unflatten(0, squares.shape[:2])  # [n, V, E]
+                    vectors, waiting = [*vectors, found.half().cpu().numpy()], []
+            buffer = io.BytesIO()
+            np.save(buffer, np.concatenate(vectors))
+            files.write_bytes(self.path(chunk), buffer.getvalue())
+        parallel.barrier()
+        self.chunks = [np.load(self.path(c), mmap_mode="r") for c in range(count)]
+
+    def path(self, chunk: int):
+        return self.folder / f"{chunk:05d}.npy"
+
+    def rows(self, index: torch.Tensor, grids: Sequence[int] | None = None) -> torch.Tensor:
+        """Vectors of some images, as they are (not of unit length): int64 [B] -> float32 [B, V, E]; of some grids only, when given."""
+        found = np.stack([self.chunks[i // CHUNK][i % CHUNK] for i in index.tolist()])  # [B, V, E]
+        if grids is not None and tuple(grids) != self.grids:
+            sizes = [s for s in self.grids for _ in range(s * s)]
+            found = found[:, [j for s in grids for j, size in enumerate(sizes) if size == s]]
+        return torch.from_numpy(found).to(self.device).float()
+
+
+# ---- what a report says about the teacher -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def crop_accuracy(run, teacher: ClipTeacher, grids: Sequence[int], prompts: str, images: int = 200) -> dict[str, float]:
+    """Share of cells whose nearest word is the class that fills most of the cell: {"1x1": ..., "2x2": ...}. Needs masks; for reports only."""
+    data = run.truth("val")
+    words, found = teacher.words(data.classes[1:], prompts), {}
+    shown = [data.read(i, ("image", "mask")) for i in range(min(images, len(data)))]
+    shown = [s for s in shown if s["image"].shape[0] == s["image"].shape[1]]
+    for s in grids:
+        right = total = 0
+        for sample in shown:
+            vectors = F.normalize(teacher.images(grid_views(sample["image"], (s,), teacher.side)), dim=1)
+            guesses = (vectors @ words.T).argmax(1) + 1
+            side = sample["mask"].shape[0]
+            for guess, (left, top, right_, bottom) in zip(guesses.tolist(), cells((s,))):
+                cell = sample["mask"][round(top * side) : round(bottom * side), round(left * side) : round(right_ * side)]
+                right += int(np.bincount(cell.ravel(), minlength=256)[:255].argmax() == guess)
+                total += 1
+        found[f"{s}x{s}"] = right / max(total, 1)
+    return found
+
+
+@torch.no_grad()
+def caption_retrieval(run, teacher: ClipTeacher) -> dict[str, float]:
+    """Recall of captions for held-out images and of images for held-out captions; see `openvocab.retrieval`."""
+    data = run.truth("val")
+    squares, texts, owner = [], [], []
+    for i in range(len(data)):
+        sample = data.read(i, ("image", "texts"))
+        squares.append(centre_square(sample["image"], teacher.side))
+        texts += sample["texts"]
+        owner += [i] * len(sample["texts"])
+    image, text = teacher.images(np.stack(squares)), teacher.texts(texts)
+    return retrieval(F.normalize(image, dim=1), F.normalize(text, dim=1), torch.tensor(owner))
