@@ -21,7 +21,7 @@ FLOORS = {
     "seglite.config": 2, "seglite.evaluate": 2,
     "seglite.cam": 3, "seglite.suppression": 3, "seglite.localisation": 2, "seglite.stego": 3, "seglite.kmeans": 3, "seglite.pseudo": 3, "seglite.papers": 4,
     "seglite.run": 3, "seglite.report": 3,
-    "seglite.train": 5, "seglite.claims": 6, "seglite.speed": 6, "seglite.predict": 6,
+    "seglite.train": 5, "seglite.claims": 6, "seglite.speed": 6, "seglite.predict": 6, "seglite.export": 6,
 }
 
 
