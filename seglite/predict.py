@@ -6,7 +6,12 @@
 
 Every photograph gives two files of its own size in out=: NAME.png, a palette picture whose pixel values are the class ids, and
 NAME_overlay.jpg to look at. The classes found are printed with their share of the picture. Photographs turned by their EXIF note are
-turned upright first, and so are their label maps.
+turned upright first, and so are their label maps. A folder stands for all photographs in it and below.
+
+server= names the files and numbers as a test server wants them:
+
+    server=cityscapes    NAME.png with raw ids (7 road ... 33 bicycle), for a run on the 19 classes
+    server=voc-comp6     results/VOC2012/Segmentation/comp6_test_cls/ID.png (comp5: trained on VOC's own images alone), ready for tar
 """
 from __future__ import annotations
 
@@ -25,7 +30,8 @@ from PIL import Image
 
 from seglite import files
 from seglite.config import UsageError
-from seglite.data import normalise
+from seglite.data import cityscapes, normalise
+from seglite.data.pairs import files_below
 from seglite.evaluate import enlarge, open_predictor, views, with_crf
 from seglite.pictures import legend, overlay, png_bytes, save_mask_png, stack, voc_palette
 
@@ -60,6 +66,10 @@ class Settings:
     """least share of a window that its neighbour sees too"""
     crf: str = ""
     """refine by a CRF: a preset of seglite.crf, or values like 1/3/67/3/4"""
+    overlays: bool = True
+    """also write NAME_overlay.jpg"""
+    server: Literal["", "cityscapes", "voc-comp5", "voc-comp6"] = ""
+    """write masks as this test server wants them; empty: palette PNG of class ids"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     threads: int = 0
@@ -115,27 +125,62 @@ def names_for(photographs: list[str]) -> list[str]:
     return names
 
 
+def with_folders(photographs: list[str]) -> list[str]:
+    """Folders replaced by the photographs in them, in alphabetical order. Raises FileNotFoundError for what does not exist."""
+    found = []
+    for path in photographs:
+        inside = files_below(Path(path)) if Path(path).is_dir() else [path]
+        if not inside:
+            raise FileNotFoundError(f"folder {path} holds no photographs (jpg, png, bmp, tif, webp)")
+        found += [str(p) for p in inside]
+    missing = [p for p in found if not Path(p).is_file()]
+    if missing:
+        raise FileNotFoundError(f"photograph {missing[0]} does not exist" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""))
+    return found
+
+
+def mask_writer(server: str, data) -> Callable[[np.ndarray, str, Path], Path]:
+    """(labels, name, folder) -> the file written, in the layout that `server` wants."""
+    if server == "cityscapes":
+        if tuple(data.classes) != cityscapes.CLASSES:
+            raise UsageError(f"server=cityscapes needs a run on Cityscapes' 19 classes, this one has {len(data.classes)} ({', '.join(data.classes[:3])}, ...)")
+        grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+        return lambda labels, name, folder: _written(cityscapes.RAW_IDS[labels], grey, folder / f"{name.removesuffix('_leftImg8bit')}.png")
+    if server:
+        if len(data.classes) != 21:
+            raise UsageError(f"server={server} needs a run on VOC's 21 classes, this one has {len(data.classes)}")
+        below = Path("results/VOC2012/Segmentation") / f"{server.removeprefix('voc-')}_test_cls"
+        return lambda labels, name, folder: _written(labels, data.palette, folder / below / f"{name}.png")
+    return lambda labels, name, folder: _written(labels, data.palette, folder / f"{name}.png")
+
+
+def _written(labels: np.ndarray, palette: np.ndarray, path: Path) -> Path:
+    save_mask_png(labels, palette, path)
+    return path
+
+
 def predict_files(photographs: list[str], settings: Settings, methods: dict | None = None, say: Callable[[str], None] = print) -> list[np.ndarray]:
     """What the command does. Returns the label maps."""
     from seglite.data.voc import Voc, read_image
 
-    missing = [p for p in photographs if not Path(p).is_file()]
-    if missing:
-        raise FileNotFoundError(f"photograph {missing[0]} does not exist" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""))
+    photographs = with_folders(photographs)
     predict, data, device, close = open_predictor(settings, settings.root, methods)
     data, folder, results = data or Voc, Path(settings.out), []
     try:
         if settings.words:
             predict, data = for_words(predict, data, settings.words, settings.threshold)
         predict = views(predict, settings)
+        write_mask = mask_writer(settings.server, data)
         for path, name in zip(photographs, names_for(photographs)):
             image = read_image(Path(path))
             labels = label_photograph(predict, image, data, device, settings.longest, settings.crf)
-            save_mask_png(labels, data.palette, folder / f"{name}.png")
+            written = [write_mask(labels, name, folder)]
             present = np.unique(labels)
-            picture = Image.fromarray(overlay(image, labels, data.palette, clear=(0,) if data.classes[0] == "background" else ()))
-            files.write_bytes(folder / f"{name}_overlay.jpg", jpeg_bytes(picture))
-            say(f"{path} -> {folder / name}.png, {folder / name}_overlay.jpg: {shares(labels, data.classes)}")
+            if settings.overlays:
+                picture = Image.fromarray(overlay(image, labels, data.palette, clear=(0,) if data.classes[0] == "background" else ()))
+                files.write_bytes(folder / f"{name}_overlay.jpg", jpeg_bytes(picture))
+                written.append(folder / f"{name}_overlay.jpg")
+            say(f"{path} -> {', '.join(map(str, written))}: {shares(labels, data.classes)}")
             results.append(labels)
         colours = legend([data.classes[k] for k in present], data.palette[present], width=600, ignore=False) if len(photographs) == 1 else \
             legend(data.classes, data.palette, width=600, ignore=False)
