@@ -223,6 +223,8 @@ class Settings:
     """folder of the data set; empty: the run's own"""
     split: Literal["val", "train"] = "val"
     """which images"""
+    list: str = ""
+    """part of data= that stands for this split: voc: a list's name or file; camvid: train, val, test; cityscapes, coco: a list's file; empty: as usual"""
     images: int = 0
     """a random sample of this many images; 0: all of them"""
     seed: int = 0
@@ -295,11 +297,17 @@ def views(predict: Callable, settings) -> Callable:
 
 def open_images(settings, own):
     """The data set to score on: the run's validation split, or the one that data= and root= name. Class lists must agree."""
-    if own is not None and not settings.data and settings.split == "val":
+    if own is not None and not settings.data and settings.split == "val" and not settings.list:
         return own
     if own is not None and not settings.data:
-        raise UsageError(f"split={settings.split} needs data= (and root=), since a finished run opens its validation images only")
-    data = open_data(Config(data=settings.data or "voc", root=settings.root), settings.split)
+        raise UsageError(f"{'list=' if settings.list else 'split=' + settings.split} needs data= (and root=), since a finished run opens its validation images only")
+    config = Config(data=settings.data or "voc", root=settings.root)
+    if settings.list:
+        lists = getattr(config, config.data, None)
+        if not isinstance(getattr(lists, settings.split, None), str):
+            raise UsageError(f"list= names a part of voc, camvid, cityscapes or coco; data={config.data} has no such parts")
+        setattr(lists, settings.split, settings.list)
+    data = open_data(config, settings.split)
     from seglite.data.voc import Voc
 
     classes = tuple(own.classes) if own is not None else tuple(Voc.classes)
