@@ -322,3 +322,17 @@ def test_an_interrupt_is_a_sentence(monkeypatch, capsys, tmp_path):
 
 def test_fetch_problems_are_operating_system_errors():
     assert issubclass(FetchProblem, OSError)
+
+
+@pytest.mark.realdata
+def test_the_shared_camvid_is_found_to_be_re_encoded_and_whole(data_root, capsys):
+    assert run(camvid, "--root", data_root / "camvid", "--verify-only") == 0
+    out = capsys.readouterr().out
+    assert "not bit-equal to the publication" in out and "1,402 files are as listed" in out and "367 masks of 480 x 360" in out
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_shared_voc_subset_verifies_with_its_own_counts(data_root, monkeypatch, capsys):
+    monkeypatch.setattr(voc2012.verify, "__defaults__", ({"train": 419, "val": 450, "train_aug": 533}, print))
+    assert run(voc2012, "--root", data_root / "voc_mini", "--verify-only") == 0 and "533 masks of train_aug.txt" in capsys.readouterr().out
