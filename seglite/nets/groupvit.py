@@ -280,13 +280,15 @@ class GroupViT(nn.Module):
         image_size: side in pixels for which `pos_embed` is stored; other sizes are interpolated.
         drop_path: rate of the last block; it grows linearly from 0.
         noisy: Gumbel noise while training.
+        published_init: linear weights of deviation 0.02, which suits 384 channels. With 64 the assignment logits then drown in the Gumbel noise;
+            false: PyTorch's own start, which grows as the width shrinks.
 
     Raises:
         ValueError: sizes that do not fit, or an image whose sides are not multiples of `patch`.
     """
 
     def __init__(self, *, patch: int = 16, width: int = 384, heads: int = 6, depths: Sequence[int] = (6, 3, 3), groups: Sequence[int] = (64, 8),
-                 image_size: int = 224, drop_path: float = 0.1, mlp_ratio: float = 4.0, noisy: bool = True):
+                 image_size: int = 224, drop_path: float = 0.1, mlp_ratio: float = 4.0, noisy: bool = True, published_init: bool = True):
         super().__init__()
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}; each head takes an equal share of the embedding.")
@@ -304,7 +306,8 @@ class GroupViT(nn.Module):
                                     for i, depth in enumerate(depths))
         self.norm = nn.LayerNorm(width)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        init_linear(self)
+        if published_init:
+            init_linear(self)
 
     def positions(self, h: int, w: int) -> torch.Tensor:
         """Position embeddings for a map of h x w patches: [1, h*w, D]; bicubic where the map is not the stored one."""
