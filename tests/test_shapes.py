@@ -107,7 +107,7 @@ def mixreorg():
     tokens = torch.zeros(6, 24, dtype=torch.long)
     tokens[:, 0], tokens[:, 1] = torch.arange(6), 9
     for extra in (["progressive=attend"], ["progressive=add", "mask_captions=batch", "mask_loss=probabilities"], ["mixing=false"]):
-        settings = config.parse(["method=mixreorg", "images=3", "image_size=32", *extra], {"mixreorg": M})[0]
+        settings = config.parse(["method=mixreorg", "images=3", "image_size=32", "context=24", "context_blocks=1", *extra], {"mixreorg": M})[0]
         M.step_losses(M.build(settings, 10), torch.randn(6, 3, 32, 40), tokens, settings)
 
 

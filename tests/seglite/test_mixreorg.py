@@ -22,7 +22,9 @@ def seeded():
 
 
 def parsed(*extra: str) -> M.Settings:
-    return settings.parse(["method=mixreorg", *TINY, *extra], METHODS)[0]
+    """Tiny settings with the paper's stages on (the toy recipe switches two of them off); what is given wins."""
+    keys = dict(k.split("=", 1) for k in (*TINY, "context=24", "images=2", "context_blocks=1", "progressive=average", *extra))
+    return settings.parse(["method=mixreorg", *(f"{k}={v}" for k, v in keys.items())], METHODS)[0]
 
 
 def network(*extra: str, B: int = 8):
