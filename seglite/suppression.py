@@ -16,7 +16,7 @@ B batch, K classes with background 0 (so K-1 tags), C channels, H W image, h w f
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,7 +77,7 @@ def on_a_copy(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def activation(evidence: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """ReLU of the pooled, un-normalised score of the class: how much of it is there. evidence [B, K-1, a, b], label int64 [B] -> [B]."""
-    return evidence.mean((2, 3)).gather(1, label[:, None])[:, 0].relu()  # [B]
+    return evidence.float().mean((2, 3)).gather(1, label[:, None])[:, 0].relu()  # [B]
 
 
 class Suppressor(nn.Module):
@@ -159,7 +159,7 @@ def losses_of(found: Branches, label: torch.Tensor, settings: SuppressionSetting
     return {"frg": on * s.alpha * mean(F.cross_entropy(found.guided.float(), label, reduction="none")),
             "bas": on * s.weight * mean(suppression(found.rest, found.whole, s.above_one)),
             "area": on * s.beta * mean(area),
-            "mask": float(mean(area.detach())), "clause": float(mean((found.rest > found.whole).float()))}
+            "mask": mean(area.detach()), "clause": mean((found.rest > found.whole).float())}
 
 
 def one_class(tags: torch.Tensor) -> torch.Tensor:
@@ -184,6 +184,36 @@ def wsss_step(network: nn.Module, batch: dict, t: int, settings: SuppressionSett
     label = torch.multinomial(tags + (1 - counted)[:, None], 1)[:, 0]  # [B]
     found = network(batch["image"], label)
     return {"cls": positives_against_negatives(found.scores, tags), **losses_of(found, label, settings, t, counted)}
+
+
+# ---- the observation (first figure of both papers) --------------------------------------------------------------------------------------------
+
+
+def grown(mask: torch.Tensor, radius: int) -> torch.Tensor:
+    """A mask dilated by a square of side 2 radius + 1, or eroded by one of side 2 |radius| + 1. float [B, H, W] -> [B, H, W]."""
+    side = 2 * abs(radius) + 1
+    grow = lambda m: F.max_pool2d(F.pad(m[:, None], (abs(radius),) * 4), side, 1)[:, 0]
+    if radius >= 0:
+        return grow(mask)
+    return 1 - F.max_pool2d(F.pad(1 - mask[:, None], (-radius,) * 4, value=1.0), side, 1)[:, 0]  # outside the image is outside the object
+
+
+@torch.no_grad()
+def observation(model: Suppressor, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor, radii: Sequence[int]) -> list[dict[str, float]]:
+    """What a trained classifier says when F is seen through a mask that grows from nothing over the object to the whole image.
+
+    image [B, 3, H, W], mask bool [B, H, W], label int64 [B] -> per mask: area of the mask over that of the object, cross-entropy, activation of the
+    class inside and outside; means over images. First and last row are the empty mask and the whole image.
+    """
+    features, mask = model.features(image), mask.float()
+    rows = []
+    for shape in [torch.zeros_like(mask), *(grown(mask, r) for r in sorted(radii)), torch.ones_like(mask)]:
+        cells = F.adaptive_avg_pool2d(shape[:, None], features.shape[-2:])  # [B, 1, h, w]
+        inside, outside = model.f2(features * cells), model.f2(features * (1 - cells))  # [B, K-1, a, b]
+        rows.append({"area": float(shape.mean() / mask.mean()), "cross-entropy": float(F.cross_entropy(inside.mean((2, 3)), label)),
+                     "activation": float(activation(inside, label).mean()),
+                     "background activation": float(activation(outside, label).mean())})
+    return rows
 
 
 # ---- where each backbone is cut ------------------------------------------------------------------------------------------------------------

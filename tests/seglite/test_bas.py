@@ -1,0 +1,424 @@
+"""BAS: who receives which gradient, each loss against its plain form, the traps of the paper and its code, and a miniature that fails without the ratio."""
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seglite import cam, config, suppression
+from seglite.data import IGNORE
+from seglite.nets.layers import count_parameters
+from seglite.papers import bas
+from seglite.run import Run
+from seglite.suppression import Branches, SuppressionSettings
+from tests.tolerances import assert_close
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(task="wsol", tags=4, seed=0, **switches):
+    torch.manual_seed(seed)
+    settings = dataclasses.replace(SuppressionSettings() if task == "wsol" else suppression.segmentation_settings(), **switches)
+    return suppression.build("small", task, tags, settings)
+
+
+LABEL = torch.tensor([1, 3])
+
+
+def positive(model):
+    """Make every class's score positive, so that no ReLU and no clause hides a gradient."""
+    last = model.f2.head[-1]
+    if last.bias is not None:
+        nn.init.constant_(last.bias, 1.0)
+    else:
+        last.weight.data.abs_()  # what it sees has passed a ReLU
+    return model
+
+
+def gradients(model, loss):
+    """Sum of absolute gradients in f1, generator and f2."""
+    model.zero_grad()
+    loss.backward()
+    return [sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) for part in (model.f1, model.generator, model.f2)]
+
+
+# ---- the background branch -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_constant_copy_is_a_deep_copy_whose_gradients_nobody_reads(training):
+    model = network().train(training)
+    x = rand(2, 32, 16, 16).abs().requires_grad_()
+    twin, y = copy.deepcopy(model.f2), x.detach().clone().requires_grad_()
+    before = {k: v.clone() for k, v in model.f2.state_dict().items()}
+    ours, theirs = suppression.on_a_copy(model.f2, x), twin(y)
+    assert_close(ours, theirs)
+    ours.square().sum().backward(), theirs.square().sum().backward()
+    assert_close(x.grad, y.grad)
+    assert all(p.grad is None for p in model.f2.parameters()) and any(p.grad is not None for p in twin.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.f2.state_dict().items()), "erased features entered the running statistics"
+    if training:
+        assert not torch.equal(twin.body[1][1].running_mean, before["body.1.1.running_mean"])  # the statistics would have moved
+
+
+def test_a_training_step_updates_norm_statistics_by_the_intact_features_alone():
+    model, plain = network().train(), network().train()
+    image = rand(4, 3, 64, 64)
+    model(image, torch.tensor([0, 1, 2, 3]))
+    plain(image)
+    for (name, ours), theirs in zip(model.named_buffers(), plain.buffers()):
+        assert torch.equal(ours, theirs), name
+
+
+def test_who_receives_which_gradient():
+    """The table of the paper's figure and code: the suppression loss never trains f2, and f1 only through the generator's convolution."""
+    image = rand(2, 3, 64, 64)
+    for task, guide_f2 in (("wsol", True), ("wsss", False)):
+        model = positive(network(task)).train()
+        found = lambda: model(image, LABEL)
+        f1, generator, f2 = gradients(model, F.cross_entropy(found().scores, LABEL))
+        assert f1 > 0 and generator == 0 and f2 > 0
+        branches = found()
+        f1, generator, f2 = gradients(model, suppression.suppression(branches.rest, branches.whole, "keep").mean())
+        assert f1 > 0 and generator > 0 and f2 == 0
+        f1, generator, f2 = gradients(model, F.cross_entropy(found().guided, LABEL))
+        assert f1 > 0 and generator > 0 and (f2 > 0) == guide_f2
+        f1, generator, f2 = gradients(model, found().mask.mean())
+        assert f1 > 0 and generator > 0 and f2 == 0
+
+
+def test_f_is_detached_where_it_is_erased():
+    """With the generator's own way to F cut, the suppression loss must not reach f1; without the detachment it does."""
+    for detach in (True, False):
+        model = positive(network(detach_features=detach)).train()
+        model.masks = lambda features, own=model: own.generator(features.detach()).sigmoid()
+        branches = model(rand(2, 3, 64, 64), LABEL)
+        assert branches.rest.min() > 0
+        f1, _, f2 = gradients(model, suppression.suppression(branches.rest, branches.whole, "keep").sum())
+        assert (f1 == 0) == detach and f2 == 0
+
+
+def test_the_denominator_is_detached():
+    for detach in (True, False):
+        model = positive(network(detach_whole=detach)).train()
+        branches = model(rand(2, 3, 64, 64), LABEL)
+        assert branches.whole.min() > 0 and branches.whole.requires_grad != detach
+        f2 = gradients(model, suppression.suppression(branches.rest, branches.whole, "keep").sum())[2]
+        assert (f2 == 0) == detach  # otherwise the ratio falls by inflating S
+
+
+def test_sharing_f2_is_the_trap_that_the_copy_avoids():
+    model = positive(network(branch="shared")).train()
+    branches = model(rand(2, 3, 64, 64), LABEL)
+    assert gradients(model, suppression.suppression(branches.rest, branches.whole, "keep").sum())[2] > 0
+
+
+@pytest.mark.parametrize("task", ["wsol", "wsss"])
+def test_an_empty_mask_leaves_everything_and_a_full_one_nothing(task):
+    model, image = positive(network(task)).eval(), rand(2, 3, 64, 64)
+    model.masks = lambda features: torch.zeros(len(features), 4, *features.shape[-2:])
+    found = model(image, LABEL)
+    assert_close(found.rest, found.whole)
+    counted = found.whole > 0
+    assert_close(suppression.suppression(found.rest, found.whole, "keep")[counted], torch.ones(int(counted.sum())))
+    assert_close(found.guided, torch.zeros(2, 4))
+    model.masks = lambda features: torch.ones(len(features), 4, *features.shape[-2:])
+    found = model(image, LABEL)
+    nothing = model.f2(torch.zeros_like(model.features(image)))
+    assert_close(found.rest, suppression.activation(nothing, LABEL))
+    assert_close(found.guided, found.scores)
+
+
+# ---- the losses ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_ratio_above_one_is_a_constant_without_gradient():
+    rest, whole = torch.tensor([0.5, 3.0, 2.0, 1.0], requires_grad=True), torch.tensor([1.0, 1.5, 0.0, 1.0])
+    for above, expected in (("one", [0.5, 1, 1, 1]), ("zero", [0.5, 0, 0, 1])):
+        ratio = suppression.suppression(rest, whole, above)
+        assert_close(ratio, torch.tensor(expected))
+        rest.grad = None
+        ratio.sum().backward()
+        assert_close(rest.grad, torch.tensor([1.0, 0, 0, 1]))
+    assert suppression.suppression(rest, whole, "keep")[2] > 1e8  # what the clause is for: S is zero in the first steps
+
+
+def test_activation_is_never_negative_and_pools_before_it_rectifies():
+    evidence = torch.tensor([[[[3.0, -1.0]], [[-3.0, 1.0]]]])
+    assert suppression.activation(evidence, torch.tensor([0])).item() == 1 and suppression.activation(evidence, torch.tensor([1])).item() == 0
+    model = suppression.build("small", "wsol", 4, SuppressionSettings(), terminal_relu=True)
+    assert model.evidence(rand(2, 3, 32, 32)).min() >= 0  # the conference's head rectifies first
+
+
+def test_equation_9_is_the_printed_sum():
+    scores, tags = rand(3, 4).double(), torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1]])
+    total = 0.0
+    for z, t in zip(scores, tags):
+        for k in range(4):
+            if t[k]:
+                absent = sum(float(z[n].exp()) for n in range(4) if not t[n])
+                total -= float(torch.log(z[k].exp() / (z[k].exp() + absent)))
+    assert_close(suppression.positives_against_negatives(scores, tags).float(), torch.tensor(total / 3))
+    every = scores.float().requires_grad_()
+    suppression.positives_against_negatives(every, torch.ones(3, 4)).backward()
+    assert torch.isfinite(every.grad).all()  # nothing is absent: nothing to compete with
+    pair = torch.zeros(1, 4, requires_grad=True)
+    suppression.positives_against_negatives(pair, tags[:1].float()).backward()
+    assert pair.grad[0, 0] == pair.grad[0, 1] < 0  # positives do not push one another down
+
+
+def test_one_class_alone_makes_equation_9_the_ordinary_cross_entropy():
+    scores, label = rand(5, 6), torch.tensor([0, 1, 2, 3, 5])
+    assert_close(suppression.positives_against_negatives(scores, F.one_hot(label, 6).float()), F.cross_entropy(scores, label))
+
+
+def test_losses_are_weighted_averaged_and_silent_during_the_warm_up():
+    found = Branches(torch.zeros(2, 3), torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0]), rand(2, 3), torch.full((2, 1, 2, 2), 0.25))
+    label, settings = torch.tensor([0, 2]), SuppressionSettings(weight=1.0, alpha=0.5, beta=2.0, warmup=3)
+    got = suppression.losses_of(found, label, settings, 3)
+    assert_close(got["bas"], torch.tensor((0.5 + 1.0) / 2)), assert_close(got["area"], torch.tensor(0.5))
+    assert_close(got["frg"], 0.5 * F.cross_entropy(found.guided, label))
+    assert got["clause"] == 0.5 and got["mask"] == 0.25
+    assert all(float(got[k]) == 0 for got in [suppression.losses_of(found, label, settings, 2)] for k in ("frg", "bas", "area"))
+    first = suppression.losses_of(found, label, settings, 3, torch.tensor([1.0, 0.0]))
+    assert_close(first["bas"], torch.tensor(0.5))
+    none = suppression.losses_of(found, label, settings, 3, torch.zeros(2))
+    assert float(none["bas"]) == 0
+
+
+def test_localisation_wants_one_class_and_segmentation_draws_one_of_them():
+    assert suppression.one_class(torch.eye(4)[[2, 0]]).tolist() == [2, 0]
+    with pytest.raises(ValueError, match="task=wsss"):
+        suppression.one_class(torch.tensor([[1.0, 1.0, 0.0]]))
+    drawn, tags = [], torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+
+    class Recorder(nn.Module):
+        def forward(self, image, label):
+            drawn.append(label.tolist())
+            return Branches(torch.zeros(2, 4, requires_grad=True), torch.ones(2), torch.ones(2), torch.zeros(2, 4), torch.zeros(2, 1, 2, 2))
+
+    torch.manual_seed(0)
+    for t in range(300):
+        losses = suppression.wsss_step(Recorder(), {"image": torch.zeros(2, 3, 4, 4), "tags": tags}, t, suppression.segmentation_settings())
+    counts = np.bincount([d[0] for d in drawn], minlength=4)
+    assert counts[1] == 0 and (counts[[0, 2, 3]] > 75).all()  # uniform over the three that are there
+    assert float(losses["bas"]) == 0.5 * 2  # the image without any class does not take part
+
+
+# ---- where the backbones are cut ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net, channels, width, parameters", [
+    ("vgg16", 512, 512, None), ("mobilenet_v1", 512, 1024, None), ("resnet50", 1024, 2048, None), ("mobilenet_v2", 96, 320, None)])
+def test_backbones_are_cut_where_the_paper_says(net, channels, width, parameters):
+    with torch.device("meta"):
+        model = suppression.build(net, "wsol", 200, SuppressionSettings()).eval()
+        image = torch.empty(1, 3, 224, 224)
+        assert model.features(image).shape == (1, channels, 28, 28)
+        assert model.evidence(image).shape == (1, 200, 14, 14) and model.class_maps(image).shape == (1, 200, 28, 28)
+        convolutions = [m for m in model.f2.head if isinstance(m, nn.Conv2d)]
+        assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in convolutions] == [(width, 1024, 3), (1024, 1024, 3), (1024, 200, 1)]
+        assert model.generator.bias is not None and count_parameters(model.generator) == channels * 200 * 9 + 200
+        model = suppression.build(net, "wsss", 20, suppression.segmentation_settings()).eval()
+        image = torch.empty(1, 3, 448, 448)
+        side = 56 if net == "vgg16" else 28
+        assert model.features(image).shape[2:] == model.evidence(image).shape[2:] == (side, side)
+        assert model.generator.bias is None and [p.shape for p in model.f2.head.parameters()] == [(20, width, 1, 1)]
+
+
+def test_parameters_of_the_split_networks_are_the_backbone_s_and_the_new_layers():
+    from seglite.nets.resnet import resnet50
+    from seglite.nets.vgg import vgg16
+
+    new = lambda c, width, tags: (width * 1024 * 9 + 1024) + (1024 * 1024 * 9 + 1024) + (1024 * tags + tags) + (c * tags * 9 + tags)
+    with torch.device("meta"):
+        assert count_parameters(suppression.build("resnet50", "wsol", 200, SuppressionSettings())) == count_parameters(resnet50(classes=0)) + new(1024, 2048, 200)
+        assert count_parameters(suppression.build("vgg16", "wsol", 200, SuppressionSettings())) == count_parameters(vgg16(classes=0)) + new(512, 512, 200)
+        assert count_parameters(suppression.build("resnet50", "wsss", 20, SuppressionSettings())) == count_parameters(resnet50(classes=0)) + 2048 * 20 + 1024 * 20 * 9
+
+
+def test_a_backbone_s_weights_arrive_in_both_halves(tmp_path):
+    from seglite.nets.mobilenet import mobilenet_v1
+
+    torch.manual_seed(1)
+    published = mobilenet_v1(classes=1000).state_dict()
+    torch.save(published, tmp_path / "mobilenet.pth")
+    model = suppression.build("mobilenet_v1", "wsol", 3, SuppressionSettings(), weights=str(tmp_path / "mobilenet.pth"), say=lambda s: None)
+    assert torch.equal(model.f1[11][3].weight, published["model.11.3.weight"]) and torch.equal(model.f2.body[0][0].weight, published["model.12.0.weight"])
+    assert model.f1[6][0].stride == (1, 1) and model.f2.body[0][0].stride == (2, 2)
+    with pytest.raises(ValueError, match="not built for BAS"):
+        suppression.build("inception_v3", "wsol", 3, SuppressionSettings())
+
+
+def test_parameter_groups_cover_everything_once_at_the_paper_s_rates():
+    model = network()
+    groups = suppression.parameter_groups(model, new=10, bias=2)
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
+    rate = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    found = [rate[id(p)] for p in (model.f1[0][0].weight, model.f1[0][1].bias, model.f2.head[0].weight, model.generator.bias)]
+    assert found == [1, 2, 10, 20] and all(g["nesterov"] for g in groups)
+    frozen = suppression.parameter_groups(model, new=10, bias=0, nesterov=False)  # segmentation: the code's optimizer never sees a bias
+    assert {g["lr_scale"] for g in frozen} == {1, 0, 10} and "nesterov" not in frozen[0]
+
+
+def test_every_size_and_every_published_row_can_be_typed():
+    for size in ("toy", "small", "paper"):
+        settings, _ = config.parse([f"size={size}", "method=bas", "data=voc", "root=x"], {"bas": bas})
+        assert (settings.seeds.weight, settings.seeds.alpha, settings.seeds.beta, settings.seeds.guide) == (1.0, 0.2, 1.2, "mask")
+    assert settings.classifier.momentum == 1e-4 and settings.seed_background == 0.3 and settings.sure_background == 0.17
+    for (data, net), keys in bas.PUBLISHED.items():
+        typed = {"method": "bas", "size": "paper", "task": "wsol", "net": net, **bas.WSOL, **keys}
+        settings, _ = config.parse([f"{k}={v}" for k, v in typed.items()], {"bas": bas})
+        assert settings.bas.weight == 1 and settings.bas.above_one == ("zero" if net == "vgg16" else "one") and settings.train.schedule == "step"
+    assert bas.PUBLISHED["cub", "resnet50"] == {"bas.alpha": 0.5, "bas.beta": 1.5, "top_k": 200, "box_threshold": 0.1}
+    assert abs(bas.WSOL["train.steps"] - 120 * 5994 / 32) < 5  # 120 epochs
+
+
+# ---- maps, boxes, classes -----------------------------------------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """A network whose masks and evidence are given: masks [K-1, h, w], evidence [K-1, a, b]."""
+
+    def __init__(self, masks, evidence):
+        super().__init__()
+        self.given, self.shown = masks, evidence
+
+    def features(self, image): return image
+    def masks(self, features): return self.given[None].expand(len(features), -1, -1, -1)
+    def f2(self, features): return self.shown[None].expand(len(features), -1, -1, -1)
+    def forward(self, image): return self.f2(image).mean((2, 3))
+
+
+def test_maps_take_the_given_class_or_the_mean_of_the_likeliest():
+    masks = torch.zeros(3, 2, 2)
+    masks[0, 0, 0], masks[1, 0, 1], masks[2, 1, 1] = 0.5, 0.9, 0.3
+    model = Fixed(masks, torch.tensor([1.0, 3.0, 2.0])[:, None, None].expand(3, 2, 2))
+    image = torch.zeros(1, 3, 2, 2)
+    peak = lambda **how: bas.localisation_maps(model, image, torch.tensor([0]), **how)[0]
+    assert peak().tolist() == [[1, 0], [0, 0]]  # the class that is given, stretched to 0..1
+    assert bas.localisation_maps(model, image, None)[0].tolist() == [[0, 1], [0, 0]]  # the likeliest
+    assert_close(peak(top_k=2), torch.tensor([[0.0, 1.0], [0.0, 0.3 / 0.9]]))  # classes 1 and 2, whatever the label
+    assert_close(peak(top_k=200), torch.tensor([[0.5 / 0.9, 1.0], [0.0, 0.3 / 0.9]]))
+
+
+def test_maps_are_stretched_before_they_are_enlarged():
+    masks = torch.zeros(1, 2, 2)
+    masks[0, 0, 0] = 0.4
+    masks[0] += 0.2
+    found = bas.localisation_maps(Fixed(masks, torch.ones(1, 2, 2)), torch.zeros(1, 3, 8, 8), torch.tensor([0]))[0]
+    assert found.min() == 0 and found.max() == 1 and found[2, 2] < 0.8
+    constant = bas.localisation_maps(Fixed(torch.full((1, 2, 2), 0.7), torch.ones(1, 2, 2)), torch.zeros(1, 3, 8, 8), torch.tensor([0]))
+    assert torch.isfinite(constant).all()
+
+
+def test_ten_crops_are_corners_centre_and_their_mirror_images():
+    image = torch.arange(36.0).view(1, 1, 6, 6)
+    crops = bas.ten_crops(image, 4)
+    assert len(crops) == 10 and all(c.shape == (1, 1, 4, 4) for c in crops)
+    assert [float(c[0, 0, 0, 0]) for c in crops[:5]] == [0, 2, 12, 14, 7]
+    assert all(torch.equal(crops[i + 5], crops[i].flip(-1)) for i in range(5))
+
+
+def test_classes_are_averaged_as_probabilities_over_the_crops():
+    class Corner(nn.Module):
+        def forward(self, x): return torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)
+
+    image = torch.zeros(1, 3, 6, 6)
+    image[..., 0, 0] = 9.0
+    settings = bas.Settings(test_crop=4, ten_crop=True)
+    certain = torch.tensor([9.0, -9.0]).softmax(0)[0]
+    assert_close(bas.classify(Corner(), image, settings)[0, 0], 0.1 * certain + 0.9 * 0.5)
+    assert_close(bas.classify(Corner(), image, bas.Settings(test_crop=4))[0, 0], torch.tensor(0.5))
+
+
+def test_masks_grow_and_shrink_by_squares():
+    mask = torch.zeros(1, 9, 9)
+    mask[0, 3:6, 3:6] = 1
+    assert [int(suppression.grown(mask, r).sum()) for r in (-2, -1, 0, 1, 2, 9)] == [0, 1, 9, 25, 49, 81]
+    edge = torch.zeros(1, 5, 5)
+    edge[0, :, :2] = 1
+    assert int(suppression.grown(edge, -1).sum()) == 0  # what lies outside the image is not object
+
+
+# ---- seeds and labels ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_sure_labels_leave_open_what_the_generous_seed_adds(monkeypatch):
+    monkeypatch.setattr(bas, "refined", lambda labels, image, tags, data: labels)
+    maps = torch.tensor([[[[0.9, 0.25, 0.1]], [[0.1, 0.1, 0.2]]]])
+    image, tags = torch.zeros(1, 3, 1, 3), torch.ones(1, 2)
+    labels = lambda **keys: bas.to_labels(maps, image, tags, bas.Settings(**keys), None).flatten().tolist()
+    assert labels(refine="none") == [1, 0, 0] and labels(refine="crf") == [1, 0, 0]
+    assert labels(refine="sure") == [1, IGNORE, IGNORE]
+    maps[..., 2] = 0.1
+    assert labels(refine="sure") == [1, IGNORE, 0]
+
+
+def test_refinement_keeps_to_the_image_s_classes_and_follows_an_edge():
+    class Data:
+        mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+    image = torch.full((2, 3, 16, 16), -1.5)
+    image[:, :, :, 8:] = 1.5
+    labels = torch.zeros(2, 16, 16, dtype=torch.long)
+    labels[0, :, 9:] = 3  # one column short of the edge
+    found = bas.refined(labels, image, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), Data())
+    assert (found[0, :, 8:] == 3).all() and (found[0, :, :8] == 0).all() and (found[1] == 0).all()
+
+
+def test_cam_and_bas_are_added_and_divided_again():
+    one, other = torch.tensor([[[[1.0, 0.2]]]]), torch.tensor([[[[0.0, 1.0]]]])
+    assert_close(cam.normalise(one + other, torch.ones(1, 1)), torch.tensor([[[[1 / 1.2, 1.0]]]]))
+
+
+def test_images_with_two_classes_are_refused_for_localisation():
+    class Data:
+        mean, std = (0.5,) * 3, (0.25,) * 3
+        def __len__(self): return 1
+        def name(self, i): return "pair"
+        def read(self, i, wants): return {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.zeros((8, 8), np.uint8), "tags": np.ones(2, np.float32)}
+
+    with pytest.raises(ValueError, match="pair has 2 classes"):
+        next(bas.scored_frames(Data(), bas.Settings()))
+
+
+def test_scoring_frame_is_the_centre_of_the_square():
+    class Data:
+        mean, std = (0.5,) * 3, (0.25,) * 3
+        def __len__(self): return 2
+        def name(self, i): return str(i)
+        def read(self, i, wants):
+            mask = np.zeros((10 + i, 20), np.uint8)
+            mask[:, :10] = 1
+            return {"image": np.zeros((10 + i, 20, 3), np.uint8), "mask": mask, "tags": np.eye(2, dtype=np.float32)[0]}
+
+    samples, whole, image = next(bas.scored_frames(Data(), bas.Settings(square=16, test_crop=12)))
+    assert whole.shape == (2, 3, 16, 16) and image.shape == (2, 3, 12, 12)
+    assert (samples[0]["mask"] == 1).sum() == 6 * 12
+    with pytest.raises(ValueError, match="differ in size"):
+        next(bas.scored_frames(Data(), bas.Settings()))
+
+
+# ---- the miniature -------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_miniature_bas_covers_objects_and_does_not_without_the_ratio(tmp_path):
+    keys = {"scenes.train_images": 700, "scenes.val_images": 90, "train.steps": 200, "bas.warmup": 40, "threads": 1}
+    settings, _ = config.parse(["method=bas", f"out={tmp_path / 'run'}", *(f"{k}={v}" for k, v in keys.items())], {"bas": bas})
+    run = Run(settings, supervision=bas.supervision(settings), quiet=True)
+    try:
+        rows = {row: bas.TRAINED[row] for row in ("CAM", "mask, cross-entropy (L_bas off)", "BAS")}
+        found, models = bas.box_table(run, rows)
+        assert found["BAS"]["PxAP"] > found["CAM"]["PxAP"] + 0.03 and found["BAS"]["GT-known"] > found["CAM"]["GT-known"] + 0.1
+        assert found["BAS"]["PxAP"] > found["mask, cross-entropy (L_bas off)"]["PxAP"]
+        seen = bas.observe(run, models["CAM"])
+        assert seen[0]["background activation"] > 3 * seen[-1]["background activation"] and seen[-1]["cross-entropy"] < 0.3 * seen[0]["cross-entropy"]
+    finally:
+        run.close()
