@@ -68,6 +68,23 @@ def deeplab():
     dl.radius_of_objects(mask)
 
 
+def p2at():
+    from seglite import config
+    from seglite.nets.pspnet import DeepLabV3
+    from seglite.nets.resnet import resnet18
+    from seglite.papers import p2at as P
+
+    image, mask = torch.randn(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
+    for extra in (["attention=squeeze"], ["attention=axial", "boundary=true"], ["attention=full", "fusion=sum"], ["net=pspnet"]):
+        settings = config.parse(["method=p2at", "body_width=8", "channels=16", "heads=2", "key=4", "value=6", "base=192", *extra], {"p2at": P})[0]
+        net = P.build(settings, 5)
+        P.step_losses(net.train()(image), mask, settings)
+        P.predictor(net.eval(), settings)(image)
+    P.predictor(net, config.override(settings, base=0))(image)
+    P.Probe(P.attention_twice("squeeze"), 5)(image)
+    DeepLabV3(resnet18(classes=0, width=8, output_stride=16), 5, 12)(image)
+
+
 def segmenters():
     from seglite.nets.resnet import resnet18
     from seglite.nets.segmenters import DeepLabV2, DeepLabV3Mobile, DeepLabV3Plus, SmallClassifier, SmallUNet
@@ -362,6 +379,9 @@ EXAMPLES = {
     "seglite.nets.mobilenet": mobilenet,
     "seglite.nets.segmenters": segmenters,
     "seglite.nets.vgg": vgg,
+    "seglite.papers.p2at": p2at,
+    "seglite.nets.pspnet": p2at,
+    "seglite.nets.p2at": p2at,
     "seglite.papers.deeplab": deeplab,
     "seglite.nets.vit": vit,
     "seglite.nets.groupvit": groupvit,
