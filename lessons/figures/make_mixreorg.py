@@ -139,7 +139,7 @@ def main(folder: str = "runs/claims/mixreorg/seed0") -> None:
     save(problem(), "problem")
     save(idea(), "idea")
     if Path(folder).is_dir():
-        save(masks(Path(folder), {"GroupViT style": "model_0", "MixReorg": "model_2"}, (3, 8, 15, 21, 40)), "masks")
+        save(masks(Path(folder), {"GroupViT style": "GroupViT_style_equal_compute", "MixReorg": "MixReorg"}, (3, 8, 15, 21, 40)), "masks")
 
 
 if __name__ == "__main__":
