@@ -33,7 +33,8 @@ COUNTS = {"training": 20_210, "validation": 2_000}
 def keep(name: str) -> str | None:
     """Paths in the archive -> paths below root."""
     inner = name.partition("ADEChallengeData2016/")[2]
-    return inner if inner.startswith(("images/", "annotations/", "objectInfo150.txt", "sceneCategories.txt")) and not Path(inner).name.startswith("._") else None
+    wanted = inner.startswith(("images/", "annotations/", "objectInfo150.txt", "sceneCategories.txt"))
+    return inner if wanted and not Path(inner).name.startswith("._") else None
 
 
 def verify(root: Path, counts: dict[str, int] = COUNTS, say: Callable[[str], None] = print) -> None:

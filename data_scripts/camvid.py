@@ -54,7 +54,8 @@ def keep(name: str) -> str | None:
 def check_trees(root: Path) -> None:
     for folder, wanted in TREES.items():
         if not (root / folder).is_dir() or tree_id(root / folder) != wanted:
-            raise ValueError(f"{folder} of the archive is not the published one (git tree {wanted[:12]}...); nothing was unpacked: delete the archive and run this again")
+            raise ValueError(f"{folder} of the archive is not the published one (git tree {wanted[:12]}...); nothing was unpacked: delete the archive "
+                             "and run this again")
 
 
 def verify(root: Path, say: Callable[[str], None] = print) -> None:

@@ -48,7 +48,8 @@ def class_numbers(categories: list[dict]) -> dict[int, int]:
     """{category id: class 1 ... 80}, in the order of the ids; their names must be the ones this project knows."""
     ordered = sorted(categories, key=lambda c: c["id"])
     if tuple(c["name"] for c in ordered) != THINGS:
-        raise ValueError("the annotations list other categories than COCO 2014's 80 things; expected instances_train2014.json or instances_val2014.json")
+        raise ValueError("the annotations list other categories than COCO 2014's 80 things; expected instances_train2014.json or "
+                         "instances_val2014.json")
     return {c["id"]: k for k, c in enumerate(ordered, 1)}
 
 
@@ -106,16 +107,19 @@ def verify(root: Path, counts: dict[str, int] = COUNTS, masks: int = 500, say: C
 
 def main(arguments: list[str] | None = None) -> int:
     p = command.parser(__doc__, "coco2014")
-    p.add_argument("--crowd", choices=("class", "ignore"), default="class", help="groups that were outlined as one: their class, or not judged (default: class)")
+    p.add_argument("--crowd", choices=("class", "ignore"), default="class",
+                   help="groups that were outlined as one: their class, or not judged (default: class)")
     a = p.parse_args(arguments)
 
     def body():
         if not a.verify_only:
             if not (a.root / "annotations").is_dir():
-                extract(fetch(ANNOTATIONS, a.archives), a.root / "annotations", most_bytes=2 << 30, keep=lambda n: n.removeprefix("annotations/") if "instances" in n else None)
+                extract(fetch(ANNOTATIONS, a.archives), a.root / "annotations", most_bytes=2 << 30,
+                        keep=lambda n: n.removeprefix("annotations/") if "instances" in n else None)
             for part, source in IMAGES.items():
                 if not (a.root / f"{part}2014").is_dir():
-                    extract(fetch(source, a.archives), a.root / f"{part}2014", most_bytes=20 << 30, keep=lambda n: Path(n).name if n.endswith(".jpg") else None)
+                    extract(fetch(source, a.archives), a.root / f"{part}2014", most_bytes=20 << 30,
+                            keep=lambda n: Path(n).name if n.endswith(".jpg") else None)
                 if not (a.root / f"{part}.txt").is_file():
                     make_masks(a.root, part, a.crowd)
         verify(a.root)

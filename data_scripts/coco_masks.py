@@ -46,7 +46,8 @@ def _edge(xs: int, ys: int, xe: int, ye: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_lengths(code: str | bytes | list[int]) -> list[int]:
-    """COCO's compressed string -> counts: six bits a character from '0' on, five of them payload, from the third count on relative to the one two before."""
+    """COCO's compressed string -> counts: six bits a character from '0' on, five of them payload; from the fourth count on relative to the one
+    two before."""
     if isinstance(code, list):
         return code
     code = code.encode() if isinstance(code, str) else code
@@ -87,7 +88,8 @@ def semantic_mask(annotations: list[dict], height: int, width: int, class_of: di
     class_of: category id -> class. crowd: what to do with groups that were outlined as one: "class" counts them as their class, "ignore" as 255.
     """
     labels = np.zeros((height, width), np.uint8)
-    for a in sorted(annotations, key=lambda a: (not a.get("iscrowd", 0), -a["area"], a["id"])):  # crowds first: single objects were outlined within them
+    # Crowds first, since single objects were outlined within them.
+    for a in sorted(annotations, key=lambda a: (not a.get("iscrowd", 0), -a["area"], a["id"])):
         mask = instance_mask(a["segmentation"], height, width)
         labels[mask] = 255 if a.get("iscrowd") and crowd == "ignore" else class_of[a["category_id"]]
     return labels

@@ -16,7 +16,8 @@ def parser(module_doc: str, root: str, archives: bool = True) -> argparse.Argume
     p = argparse.ArgumentParser(description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--root", type=Path, default=Path(root), help=f"folder of the data set (default: {root})")
     if archives:
-        p.add_argument("--archives", type=Path, default=Path("archives"), help="folder of the downloaded archives; they may be deleted afterwards (default: archives)")
+        p.add_argument("--archives", type=Path, default=Path("archives"),
+                       help="folder of the downloaded archives; they may be deleted afterwards (default: archives)")
     p.add_argument("--verify-only", action="store_true", help="check what is there; download, unpack and write nothing")
     return p
 

@@ -73,19 +73,23 @@ def recognise(root: Path, images: str = "", masks: str = "") -> Layout:
     """Which data set this is, by its folders. FileNotFoundError when it is none."""
     if images or masks:
         return own_folder(root, images or "images", masks or "masks")
-    for finder, look in ((voc.find_root, voc_layout), (ade20k.find_root, ade_layout), (cityscapes.find_root, city_layout), (coco.find_root, coco_layout)):
+    finders = {voc_layout: voc.find_root, ade_layout: ade20k.find_root, city_layout: cityscapes.find_root, coco_layout: coco.find_root}
+    for look, finder in finders.items():
         try:
             found = finder(str(root))
         except (FileNotFoundError, ValueError):
             continue
+        if look is ade_layout and not any((found / "images" / part).is_dir() for part in ade20k.FOLDERS.values()):
+            continue  # images and annotations of somebody else's
         return look(found)
     if (root / "train").is_dir() and (root / "trainannot").is_dir():
         return camvid_layout(root)
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return own_folder(root, "images", "masks")
     inside = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())[:8]) if root.is_dir() else ""
-    raise FileNotFoundError(f"{root} {'holds ' + (inside or 'no folders') if root.is_dir() else 'is not a folder'}; expected the layout of voc, camvid, cityscapes, ade20k "
-                            "or coco, or folders images and masks (name others with --images and --masks)")
+    state = f"holds {inside or 'no folders'}" if root.is_dir() else "is not a folder"
+    raise FileNotFoundError(f"{root} {state}; expected the layout of voc, camvid, cityscapes, ade20k or coco, or folders images and masks "
+                            "(name others with --images and --masks)")
 
 
 def voc_layout(root: Path) -> Layout:
@@ -121,7 +125,8 @@ def city_layout(root: Path) -> Layout:
         names = {p.name.removesuffix("_leftImg8bit.png"): p for p in (root / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")}
         splits[part] = [Pair(n, p, root / "gtFine" / part / n.split("_")[0] / f"{n}_gtFine_{kind}.png") for n, p in sorted(names.items())]
         strays += [p for p in sorted((root / "gtFine" / part).glob(f"*/*_{kind}.png")) if p.name.removesuffix(f"_gtFine_{kind}.png") not in names]
-    return Layout("cityscapes", f"data=cityscapes root={root}", splits, strays, identity_table(19) if train_ids else cityscapes.raw_table(), 19, cityscapes.CLASSES)
+    table = identity_table(19) if train_ids else cityscapes.raw_table()
+    return Layout("cityscapes", f"data=cityscapes root={root}", splits, strays, table, 19, cityscapes.CLASSES)
 
 
 def ade_layout(root: Path) -> Layout:
@@ -161,8 +166,8 @@ def own_folder(root: Path, images: str, masks: str) -> Layout:
             splits[split] = folder.in_split(keys, root, split, 0.2)
     except (ValueError, FileNotFoundError):
         splits = {"all": keys}
-    setting = f"data=folder root={root}" + (f" folder.images={images}" if images != "images" else "") + (f" folder.masks={masks}" if masks != "masks" else "")
-    setting += f" folder.ending={ending}" if ending else ""
+    typed = {"images": images if images != "images" else "", "masks": masks if masks != "masks" else "", "ending": ending}
+    setting = f"data=folder root={root}" + "".join(f" folder.{key}={value}" for key, value in typed.items() if value)
     pairs = {s: [Pair(k, photos[k], by_name.get(k, root / masks / f"{k}{ending}.png")) for k in names] for s, names in splits.items()}
     layout = Layout("folder", setting, pairs, [p for k, p in sorted(by_name.items()) if k not in photos])
     if (root / "classes.txt").is_file():
@@ -271,7 +276,8 @@ def judge(found: Findings, bad, prints) -> None:
     for kind, what in (("broken image", "image"), ("broken mask", "mask")):
         if bad[kind]:
             path, problem = bad[kind][0]
-            say(f"{what} cannot be read: {path} ({str(problem).splitlines()[0]})" + (f" and {len(bad[kind]) - 1} more" if len(bad[kind]) > 1 else "") + "; fetch it again")
+            more = f" and {len(bad[kind]) - 1} more" if len(bad[kind]) > 1 else ""
+            say(f"{what} cannot be read: {path} ({str(problem).splitlines()[0]}){more}; fetch it again")
     if bad["sizes"]:
         path, mask, image = bad["sizes"][0]
         turned = " It is the image turned by 90 degrees: save the pair upright." if mask == image[::-1] else ""
@@ -295,7 +301,8 @@ def judge(found: Findings, bad, prints) -> None:
     if bad["turned"]:
         found.remarks.append(f"{len(bad['turned'])} photographs carry an EXIF note that turns them ({bad['turned'][0].name}); they are read upright")
     if len(found.modes) > 1:
-        found.remarks.append("masks are stored in several ways: " + ", ".join(f"{n} {mode}" for mode, n in found.modes.most_common()) + " (P: palette, L: grey; both are read by number)")
+        ways = ", ".join(f"{n} {mode}" for mode, n in found.modes.most_common())
+        found.remarks.append(f"masks are stored in several ways: {ways} (P: palette, L: grey; both are read by number)")
 
 
 PALETTES = {"voc": voc.palette(21), "cityscapes": cityscapes.PALETTE, "camvid": np.array(camvid.COLOURS, np.uint8)}
@@ -305,17 +312,20 @@ def judge_colours(found: Findings, count: int) -> None:
     """Masks that are colour pictures: whose colours?"""
     colours = {c for c, n in found.colours.items()}
     if len(colours) > 4 * MANY:
-        found.problems.append(f"{count} masks are colour pictures with more than {4 * MANY} colours: photographs, or labels smoothed by resizing; export them with one number per pixel")
+        found.problems.append(f"{count} masks are colour pictures with more than {4 * MANY} colours: photographs, or labels smoothed by resizing; "
+                              "export them with one number per pixel")
         return
     for name, table in PALETTES.items():
         known = {tuple(c) for c in table.tolist()} | {(0, 0, 0), (255, 255, 255), (224, 224, 192)}
         if colours <= known and len(colours) > 1:
-            found.problems.append(f"{count} masks are colour pictures in the colours of {name}; take its label files with numbers, or list the colours in classes.txt (below)")
+            found.problems.append(f"{count} masks are colour pictures in the colours of {name}; take its label files with numbers, or list the "
+                                  "colours in classes.txt (below)")
             break
     else:
         if found.layout.kind == "folder" and found.layout.classes and found.layout.table is None:
             return  # classes.txt names the colours; reading checks them
-        found.problems.append(f"{count} masks are colour pictures with {len(colours)} colours; list them in classes.txt (below), one class per line, and they are read as they are")
+        found.problems.append(f"{count} masks are colour pictures with {len(colours)} colours; list them in classes.txt (below), one class per "
+                              "line, and they are read as they are")
     lines = "\n".join(f"      class{k} {r} {g} {b}" for k, ((r, g, b), _) in enumerate(found.colours.most_common(20)))
     found.remarks.append(f"colours by frequency, as classes.txt wants them (give them names):\n{lines}")
 
@@ -329,12 +339,14 @@ def judge_numbers(found: Findings, bad) -> None:
         return
     greys = {int(v) for v in np.round(voc.palette(21).astype(float) @ (0.299, 0.587, 0.114))}
     if len(values) > MANY and layout.kind not in ("ade20k", "coco"):
-        found.problems.append(f"masks hold {len(values)} different numbers; label maps hold a few: this is a grey photograph, a soft mask, or labels smoothed by resizing")
+        found.problems.append(f"masks hold {len(values)} different numbers; label maps hold a few: this is a grey photograph, a soft mask, or "
+                              "labels smoothed by resizing")
     elif values == [0, 255]:
-        found.problems.append("masks hold only 0 and 255: black-and-white pictures of one class; 255 means 'not judged' here, so no object would be seen. "
-                              "Divide the files by 255 (0 background, 1 object)")
+        found.problems.append("masks hold only 0 and 255: black-and-white pictures of one class; 255 means 'not judged' here, so no object would "
+                              "be seen. Divide the files by 255 (0 background, 1 object)")
     elif len(inner) > 2 and max(inner) > 20 and {v for v in inner if v} <= greys and layout.kind in ("voc", "folder"):
-        found.problems.append(f"masks hold {inner[:6]}, the grey values of VOC's palette: palette pictures were converted to grey; take the original files")
+        found.problems.append(f"masks hold {inner[:6]}, the grey values of VOC's palette: palette pictures were converted to grey; take the "
+                              "original files")
     elif bad["foreign"]:
         path, foreign = bad["foreign"][0]
         found.problems.append(f"mask holds {', '.join(map(str, foreign[:5]))} outside the {layout.classes} classes: {path}"
@@ -348,7 +360,8 @@ def judge_numbers(found: Findings, bad) -> None:
         layout.setting += f" folder.classes={max(inner) + 1 - first}" + (" folder.first=1" if first else "")
         gaps = [v for v in range(first, max(inner)) if v not in inner]
         if gaps:
-            found.remarks.append(f"numbers {', '.join(map(str, gaps[:8]))} never occur between {first} and {max(inner)}: fine if those classes exist and are rare")
+            found.remarks.append(f"numbers {', '.join(map(str, gaps[:8]))} never occur between {first} and {max(inner)}: fine if those classes "
+                                 "exist and are rare")
         if guess := scheme(values, layout):
             found.remarks.append(guess)
 
@@ -380,11 +393,13 @@ def scheme(values: list[int], layout: Layout) -> str:
 def tell(found: Findings, say: Callable[[str], None] = print) -> None:
     """The report."""
     layout = found.layout
-    say(f"layout: {layout.kind} · " + ", ".join(f"{split} {len(pairs):,}" for split, pairs in layout.splits.items()) + f" · {found.read:,} pairs looked at")
+    splits = ", ".join(f"{split} {len(pairs):,}" for split, pairs in layout.splits.items())
+    say(f"layout: {layout.kind} · {splits} · {found.read:,} pairs looked at")
     if found.modes:
         names = {"P": "palette", "L": "grey", "RGB": "colour", "RGBA": "colour with alpha", "1": "black and white", "I;16": "16 bit", "I": "32 bit"}
-        say("masks: " + ", ".join(f"{n:,} {names.get(mode, mode)}" for mode, n in found.modes.most_common()) + " · sizes "
-            + ", ".join(f"{w} x {h} ({n})" for (w, h), n in found.sizes.most_common(3)) + (f" and {len(found.sizes) - 3} more" if len(found.sizes) > 3 else ""))
+        modes = ", ".join(f"{n:,} {names.get(mode, mode)}" for mode, n in found.modes.most_common())
+        sizes = ", ".join(f"{w} x {h} ({n})" for (w, h), n in found.sizes.most_common(3))
+        say(f"masks: {modes} · sizes {sizes}" + (f" and {len(found.sizes) - 3} more" if len(found.sizes) > 3 else ""))
     values = np.flatnonzero(found.pixels)
     if len(values) and len(values) <= 2 * MANY + 30:
         all_pixels = found.pixels.sum()

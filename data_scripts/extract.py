@@ -88,7 +88,8 @@ def first_line(problem: Exception) -> str:
     return (str(problem).splitlines() or [type(problem).__name__])[0].rstrip(":")
 
 
-def checked_members(archive, path: Path, most_bytes: int, most_files: int, keep: Callable[[str], str | None]) -> tuple[list[tuple[object, str]], int, int]:
+def checked_members(archive, path: Path, most_bytes: int, most_files: int,
+                    keep: Callable[[str], str | None]) -> tuple[list[tuple[object, str]], int, int]:
     """([(handle, name to write)], bytes, links left out). Raises ArchiveProblem on the first member that is not to be trusted."""
     wanted, names, total, links = [], set(), 0, 0
     for count, (member, handle) in enumerate(members(archive), 1):

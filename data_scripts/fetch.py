@@ -136,7 +136,8 @@ def fetch(source: Source, folder: Path, *, verify_only: bool = False, timeout: f
                     failures.append(f"{url} {problem}")
                     say(f"  {failures[-1]}")
             kept = f"; {part.size:,} bytes are kept, and running this again continues there" if part.size else ""
-            raise FetchProblem(f"{target.name} could not be fetched: {'; '.join(failures)}{kept}" + (f". By hand: {source.advice}" if source.advice else ""))
+            by_hand = f". By hand: {source.advice}" if source.advice else ""
+            raise FetchProblem(f"{target.name} could not be fetched: {'; '.join(failures)}{kept}{by_hand}")
     except FetchProblem:
         raise
     except OSError as problem:
@@ -202,6 +203,7 @@ class Part:
     def finish(self) -> None:
         self.flush()
         os.fsync(self.file.fileno())
+        self.file.close()  # Windows renames no open file
         os.replace(self.path, self.target)
         self.note_path.unlink(missing_ok=True)
 

@@ -67,7 +67,8 @@ def compare(name: str, data, pairs: list[tuple[Path, Path]], settings: AugmentSe
             ours.append(between - began)
             plain.append(ended - between)
     fast, slow = BATCH / np.median(ours), BATCH / np.median(plain)
-    return f"{name:<28} {fast:7.1f} images/s a core   plain loop {slow:7.1f}   ratio {fast / slow:.2f}   ({rounds} batches of {BATCH} each, processor time)"
+    return (f"{name:<28} {fast:7.1f} images/s a core   plain loop {slow:7.1f}   ratio {fast / slow:.2f}   "
+            f"({rounds} batches of {BATCH} each, processor time)")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -60,8 +60,8 @@ def torchvision(file: str, network: str, build: Callable) -> Weights:
 
 def dino(folder: str, network: str, build: Callable) -> Weights:
     file = f"{folder}.pth"
-    return Weights(Source(file, (f"https://dl.fbaipublicfiles.com/dino/{folder}/{file}",), first=TORCH), "DINO, ImageNet-1k without labels, arXiv 2104.14294",
-                   "Apache 2.0", network, build)
+    return Weights(Source(file, (f"https://dl.fbaipublicfiles.com/dino/{folder}/{file}",), first=TORCH),
+                   "DINO, ImageNet-1k without labels, arXiv 2104.14294", "Apache 2.0", network, build)
 
 
 def mae(size: str, digits: str, network: str, build: Callable) -> Weights:
@@ -91,7 +91,8 @@ WEIGHTS = {
     "dino_vitb8": dino("dino_vitbase8_pretrain", "vit.vit_base(8)", lambda: vit.vit_base(8)),
     "dino_resnet50": dino("dino_resnet50_pretrain", "resnet.resnet50(classes=0)", lambda: resnet.resnet50(classes=0)),
     "mae_vitb16": mae("base", "8cad7c", "vit.vit_base(16)", lambda: vit.vit_base(16)),
-    "mae_vitl16": mae("large", "b8b06e", "vit.ViT(patch=16, width=1024, depth=24, heads=16)", lambda: vit.ViT(patch=16, width=1024, depth=24, heads=16)),
+    "mae_vitl16": mae("large", "b8b06e", "vit.ViT(patch=16, width=1024, depth=24, heads=16)",
+                      lambda: vit.ViT(patch=16, width=1024, depth=24, heads=16)),
     "clip_vitb32": openai("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
     "clip_vitb16": openai("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vitl14": openai("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),

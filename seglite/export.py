@@ -145,7 +145,8 @@ def choose_program(predict: Callable, data, settings: Settings, image: torch.Ten
     alone = Program(whole.networks[0], data.mean, data.std, settings.gives).to(image.device)
     scores = alone(image)
     if not isinstance(scores, torch.Tensor) or settings.gives == "scores" and scores.shape[1] != len(data.classes):
-        raise ValueError(f"the network {type(whole.networks[0]).__name__} does not give one score per class by itself, and the predictor around it cannot be traced")
+        raise ValueError(f"the network {type(whole.networks[0]).__name__} does not give one score per class by itself, and the predictor around it "
+                         "cannot be traced")
     return alone, export_program(alone, image, settings.sizes)
 
 
@@ -159,7 +160,8 @@ def export(settings: Settings, methods: dict | None = None, say: Callable[[str],
     try:
         data = own or Voc
         first = torch.from_numpy(own.read(0, ("image",))["image"]).movedim(-1, 0)[None] if own is not None else None
-        height, width = settings.height or (first.shape[2] if first is not None else 513), settings.width or (first.shape[3] if first is not None else 513)
+        usual = first.shape[2:] if first is not None else (513, 513)
+        height, width = settings.height or usual[0], settings.width or usual[1]
         # A photograph where there is one, cut or repeated to the size; noise otherwise: the comparison below wants more than one colour.
         generator = torch.Generator().manual_seed(0)
         image = torch.randint(0, 256, (1, 3, height, width), generator=generator, dtype=torch.uint8) if first is None else \
@@ -167,8 +169,8 @@ def export(settings: Settings, methods: dict | None = None, say: Callable[[str],
         image = image.to(device)
         began = time.time()
         program, exported = choose_program(predict, data, settings, image, say)
-        about = {"classes": list(data.classes), "palette": data.palette.tolist(), "mean": list(data.mean), "std": list(data.std), "input": f"uint8 [1, 3, {height}, {width}] RGB",
-                 "sizes": settings.sizes, "output": settings.gives, "run": settings.run or settings.model, "torch": torch.__version__}
+        about = {"classes": list(data.classes), "palette": data.palette.tolist(), "mean": list(data.mean), "std": list(data.std),
+                 "input": f"uint8 [1, 3, {height}, {width}] RGB", "sizes": settings.sizes, "output": settings.gives, "run": settings.run or settings.model, "torch": torch.__version__}
         buffer = io.BytesIO()
         torch.export.save(exported, buffer, extra_files={"seglite.json": json.dumps(about)})
         buffer.seek(0)

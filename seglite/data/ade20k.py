@@ -38,7 +38,8 @@ def table() -> np.ndarray:
 
 
 def guess(foreign: list[int]) -> str:
-    return "These are the labels of the full ADE20K: take annotations of ADEChallengeData2016" if max(foreign) > 255 else "The file is another data set's mask"
+    full = "These are the labels of the full ADE20K: take annotations of ADEChallengeData2016"
+    return full if max(foreign) > 255 else "The file is another data set's mask"
 
 
 def find_root(root: str) -> Path:

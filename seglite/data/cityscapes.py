@@ -68,7 +68,8 @@ def find_root(root: str) -> Path:
     for folder in (Path(root), Path(root) / "cityscapes"):
         if (folder / "leftImg8bit").is_dir() and (folder / "gtFine").is_dir():
             return folder
-    raise FileNotFoundError(f"root={root} has no folders leftImg8bit and gtFine; data_scripts/cityscapes.py unpacks the archives that the Cityscapes site gives")
+    raise FileNotFoundError(f"root={root} has no folders leftImg8bit and gtFine; data_scripts/cityscapes.py unpacks the archives that the Cityscapes "
+                            "site gives")
 
 
 def frames(root: Path, wanted: str, key: str) -> list[tuple[str, str]]:
@@ -83,7 +84,8 @@ def frames(root: Path, wanted: str, key: str) -> list[tuple[str, str]]:
         places = {p.name.removesuffix("_leftImg8bit.png"): p.parts[-3] for p in (root / "leftImg8bit").glob("*/*/*_leftImg8bit.png")}
         missing = [n for n in names if n not in places]
         if missing:
-            raise FileNotFoundError(f"frame {missing[0]} of list {wanted} is not below {root / 'leftImg8bit'} ({len(missing)} of {len(names)} are missing)")
+            raise FileNotFoundError(f"frame {missing[0]} of list {wanted} is not below {root / 'leftImg8bit'} "
+                                    f"({len(missing)} of {len(names)} are missing)")
         return [(places[n], n) for n in names]
     if wanted not in ("train", "val"):
         raise ValueError(f"cityscapes.{key}={wanted} is no split; choose train, val (test has no public labels) or the path of a .txt list")
@@ -101,7 +103,8 @@ def open(config, split: str) -> Pairs:
 
     # One kind for the whole split: a mixture would be silently right here and wrong in the next tool.
     chosen = next((kind for kind in kinds if listed and label_file(*listed[0], kind).is_file()), kinds[-1])
-    items = [Item(name, root / "leftImg8bit" / part / name.split("_")[0] / f"{name}_leftImg8bit.png", label_file(part, name, chosen)) for part, name in listed]
+    items = [Item(name, root / "leftImg8bit" / part / name.split("_")[0] / f"{name}_leftImg8bit.png", label_file(part, name, chosen))
+             for part, name in listed]
     missing = [item for item in items if not item.mask.is_file()]
     if missing:
         raise FileNotFoundError(f"label file {missing[0].mask} does not exist ({len(missing)} of {len(items)} are missing); "

@@ -60,7 +60,8 @@ def open(config, split: str) -> Pairs:
     wanted = getattr(settings, known_split(split, "coco"))
     path = Path(wanted) if wanted.endswith(".txt") else root / f"{wanted}.txt"
     if not path.is_file():
-        raise FileNotFoundError(f"list {path} does not exist; data_scripts/coco2014.py writes train.txt and val.txt, or give coco.{split}= the path of a list")
+        raise FileNotFoundError(f"list {path} does not exist; data_scripts/coco2014.py writes train.txt and val.txt, or give coco.{split}= the path "
+                                "of a list")
     names = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
     twice = {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()
     if twice:
@@ -75,7 +76,8 @@ def open(config, split: str) -> Pairs:
         made = {p.stem for part in ("train2014", "val2014") for p in (root / "masks" / part).glob("*.png")}
         unmade = [item for item in items if item.name not in made]
         if unmade:
-            raise FileNotFoundError(f"mask {unmade[0].mask} does not exist ({len(unmade)} of {len(items)} are missing); data_scripts/coco2014.py makes them")
+            raise FileNotFoundError(f"mask {unmade[0].mask} does not exist ({len(unmade)} of {len(items)} are missing); data_scripts/coco2014.py "
+                                    "makes them")
     listed = root / f"{wanted}_tags.txt"
     tags = None
     if settings.tags == "list" or settings.tags == "auto" and listed.is_file():

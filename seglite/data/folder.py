@@ -122,24 +122,22 @@ def open(config, split: str) -> Pairs:
             raise FileNotFoundError(f"root={root} has no folder {folder}; name it with folder.{key}=")
     images, masks = by_key(root / settings.images), by_key(root / settings.masks, settings.ending)
     classes, colours = read_classes(settings, root)
-    if not 1 <= len(classes) <= 254:
-        raise ValueError(f"{len(classes)} classes; a label file has room for 1 ... 254 of them")
+    if not classes or not 0 <= settings.first <= IGNORE - len(classes) or not 0 <= settings.ignore <= IGNORE:
+        raise ValueError(f"{len(classes)} classes from folder.first={settings.first} on, folder.ignore={settings.ignore}: a label file has room for the "
+                         "numbers 0 ... 254, and needs at least one class")
     names = in_split(sorted(images), root, split, settings.val)
     missing = [n for n in names if n not in masks]
     if missing:
         stray = next((m for m in masks if m not in images), None)
         raise FileNotFoundError(f"image {images[missing[0]]} has no label file in {root / settings.masks} ({len(missing)} of {len(names)} lack one)"
                                 + (f"; there is {masks[stray].name} without an image: if all have such names, set folder.ending=" if stray else ""))
-    table = np.full(256, -1, np.int16)
-    table[settings.first:settings.first + len(classes)] = np.arange(min(len(classes), 256 - settings.first))
-    table[IGNORE] = table[settings.ignore] = IGNORE
-    if settings.first:
-        table[:settings.first] = IGNORE
+    table = np.roll(identity_table(len(classes)), settings.first)
+    table[:settings.first] = table[IGNORE] = table[settings.ignore] = IGNORE  # what is stored below the first class means nothing
 
     def guess(foreign: list[int]) -> str:
         if settings.first == 0 and foreign == [len(classes)]:
             return "Labels seem to run from 1: set folder.first=1, or add a class"
         return f"`python -m data_scripts.doctor {root}` looks through all masks"
 
-    return Pairs("folder", [Item(n.replace("/", "__"), images[n], masks[n]) for n in names], classes, colours if colours is not None else palette(len(classes)),
-                 table if settings.first or settings.ignore != IGNORE else identity_table(len(classes)), guess, colours=colours)
+    items = [Item(n.replace("/", "__"), images[n], masks[n]) for n in names]
+    return Pairs("folder", items, classes, colours if colours is not None else palette(len(classes)), table, guess, colours=colours)

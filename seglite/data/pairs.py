@@ -78,8 +78,9 @@ def from_colours(picture: np.ndarray, colours: np.ndarray, path: Path) -> np.nda
         labels[packed == _pack(colour)] = k
     if (labels == 254).any():
         y, x = np.argwhere(labels == 254)[0]
-        raise ValueError(f"mask {path} has the colour {tuple(int(c) for c in picture[y, x])} at row {y}, column {x}, which classes.txt does not list; JPEG files change "
-                         "colours, so save labels as PNG")
+        colour = tuple(int(c) for c in picture[y, x])
+        raise ValueError(f"mask {path} has the colour {colour} at row {y}, column {x}, which classes.txt does not list; JPEG files change colours, "
+                         "so save labels as PNG")
     return labels
 
 
@@ -154,7 +155,8 @@ def paired(images: dict[str, Path], masks: dict[str, Path], hint: str) -> list[I
 
 def files_below(folder: Path, endings: tuple[str, ...] = IMAGES) -> list[Path]:
     """Every file of these kinds in a folder and the folders below it, hidden ones left out, in alphabetical order."""
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in endings and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    shown = (p for p in Path(folder).rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(p for p in shown if p.suffix.lower() in endings)
 
 
 def known_split(split: str, kind: str) -> str:

@@ -290,6 +290,10 @@ def test_folder_wrong_trees_are_sentences(own):
         own_data("")
     with pytest.raises(FileNotFoundError, match="has no folder photos; name it with folder.images="):
         own_data(own, images="photos")
+    with pytest.raises(ValueError, match="0 classes from folder.first=0 on"):
+        own_data(own, classes=",")
+    with pytest.raises(ValueError, match="3 classes from folder.first=253 on, folder.ignore=255: a label file has room"):
+        own_data(own, first=253)
     with pytest.raises(ValueError, match="folder.val=1.5 must lie between 0 and 1"):
         own_data(own, val=1.5)
     with pytest.raises(ValueError, match="holds 2; allowed are 0 ... 1 and 255. Labels seem to run from 1: set folder.first=1"):
