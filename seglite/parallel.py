@@ -68,6 +68,16 @@ def mean_over_processes(x: torch.Tensor) -> torch.Tensor:
     return x if world() == 1 else _Sum.apply(x) / world()
 
 
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """Every process's `x` (of one shape), one below the other in order of rank; no gradient. `x` itself in a single process."""
+    if world() == 1:
+        return x
+    wire = x.to(torch.uint8) if x.dtype == torch.bool else x.contiguous()
+    parts = [torch.empty_like(wire) for _ in range(world())]
+    dist.all_gather(parts, wire)
+    return torch.cat(parts).to(x.dtype)
+
+
 class WholeBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of the whole batch over all processes, on any device.
 

@@ -267,6 +267,19 @@ def partitions():
     P.split(SimpleNamespace(labels="1/4", seed=0), range(9))
 
 
+def cwbass():
+    """A run of a few steps with the memory, and the other readings of the decay."""
+    from seglite import train
+    from seglite.papers import cwbass as C
+
+    tiny = {"scenes.size": 32, "scenes.train_images": 12, "scenes.val_images": 2, "labels": "1/3", "decay": "memory", "decay_grid": 9,
+            **{f"{stage}.{key}": value for stage in ("burn_in", "train") for key, value in (("steps", 2), ("batch", 4))}}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        assert train.main(["method=cwbass", f"out={folder}/run", "threads=1", *(f"{k}={v}" for k, v in tiny.items())]) == 0
+    for decay in ("stateless", "retained"):
+        C.targets(torch.randn(2, 5, 6, 7), torch.ones(2, 6, 7, dtype=torch.bool), C.Settings(decay=decay))
+
+
 def views():
     from seglite.data import generator, views as V
 
@@ -404,6 +417,7 @@ EXAMPLES = {
     "seglite.pictures": pictures,
     "seglite.data.scenes": scenes,
     "seglite.data.partitions": partitions,
+    "seglite.papers.cwbass": cwbass,
     "seglite.data.views": views,
     "seglite.data.painter": scenes,
     "seglite.data.layouts": scenes,
