@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kernels import backend
 from kernels.patch_mix import patch_mix, patch_unmix
 from seglite import config as settings
 from seglite import train
@@ -210,6 +211,25 @@ def test_every_parameter_learns():
     sum(v for v in found.values() if v.requires_grad).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
+
+
+def test_half_precision_keeps_losses_in_float32():
+    model, image, tokens = network("images=4")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = M.step_losses(model.train(), image, tokens, parsed("images=4"))
+    total = sum(v for v in found.values() if v.requires_grad)
+    total.backward()
+    assert all(v.dtype == torch.float32 for v in found.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_every_path_of_the_mixing_kernel_gives_the_same_bits():
+    model, image, tokens = network("images=4")
+    index = M.draw_index(8, 4, 4, 4)
+    usual = model.eval()(image, tokens, index)
+    with backend.use("reference"):
+        plain = model(image, tokens, index)
+    assert torch.equal(usual.restored, plain.restored) and torch.equal(usual.segments, plain.segments)
 
 
 @pytest.mark.parametrize("stop, learns", [("true", False), ("false", True)])
