@@ -123,7 +123,11 @@ class P2A2(nn.Module):
 
     def attend_squeeze(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tables: PositionTables) -> torch.Tensor:
         """q: [B, Q, h, w], k: [B, Q, h, w], v: [B, V, h, w] -> [B, V, h, w]."""
-        return squeeze_axial_attention(q, k, v, self.heads, tables, lambda r, c: (self.row(r).to(v.dtype), self.column(c).to(v.dtype)))
+        # The row projection's batch norm divides by how much averages differ, which is little: bfloat16 would round it away. H + W tokens stay float32.
+        wide = [t.to(self.row[0].weight.dtype) for t in (q, k, v)]
+        with torch.autocast(v.device.type, enabled=False):
+            y = squeeze_axial_attention(*wide, self.heads, tables, lambda r, c: (self.row(r), self.column(c)))  # [B, V, h, w]
+        return y.to(v.dtype)
 
     def attend_axial(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tables: PositionTables) -> torch.Tensor:
         """The same tables and projections without the averages: along the h pixels of a column, along the w pixels of a row."""

@@ -395,6 +395,6 @@ DEVIATIONS = (
     "Every config starts from a Cityscapes-trained P2AT that was never released. weights= takes an ImageNet ResNet.",
     "Published figures use the 960 x 720 originals and ignore sub-classes (lane markings, trucks, ...); the SegNet version here is 480 x 360 and merges them. "
     "The two are not comparable. base=480 window=360,480 fits these files.",
-    "Mixed precision is bfloat16, and ohem_keep counts per process as in the authors' DataParallel of one loss over all: on one GPU use 131072 as it is.",
+    "Mixed precision is bfloat16 with the attention's row and column tokens in float32 (measured, see nets/p2at.py), and ohem_keep counts per process as in the authors' DataParallel of one loss over all: on one GPU use 131072 as it is.",
     "Miniatures learn by Adam without weight decay, from random numbers.",
 )
