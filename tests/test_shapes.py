@@ -85,6 +85,18 @@ def p2at():
     DeepLabV3(resnet18(classes=0, width=8, output_stride=16), 5, 12)(image)
 
 
+def mgd():
+    from seglite.papers import mgd as M
+    from tests.seglite import test_mgd as T
+
+    batch, settings = T.batch_of(), T.settings("learn_padding=true")
+    for chosen in (settings, T.settings()):
+        M.student_step(T.tiny_net(), batch, {name: M.Teacher(T.tiny_net(f"tiny_{name}"), None) for name in ("deep", "wide")}, chosen)
+    M.cps_step(M.Pair(T.tiny_net), batch, True, settings)
+    M.ema_step(T.tiny_net(), batch, M.Teacher(T.tiny_net()), True, settings)
+    M.Classroom({"one": T.tiny_net()})(batch["image"], M.mixed(batch), set())
+
+
 def segmenters():
     from seglite.nets.resnet import resnet18
     from seglite.nets.segmenters import DeepLabV2, DeepLabV3Mobile, DeepLabV3Plus, SmallClassifier, SmallUNet
@@ -396,6 +408,7 @@ EXAMPLES = {
     "seglite.nets.pspnet": p2at,
     "seglite.nets.p2at": p2at,
     "seglite.papers.deeplab": deeplab,
+    "seglite.papers.mgd": mgd,
     "seglite.nets.vit": vit,
     "seglite.nets.groupvit": groupvit,
     "seglite.papers.mixreorg": mixreorg,
