@@ -83,8 +83,8 @@ class Settings(Config):
     """weight of both auxiliary losses. Configs: 0.4 (S, M), 1.0 (L)"""
     ohem_threshold: float = 0.9
     """a pixel is hard when its true class has at most this probability. Configs: 0.9"""
-    ohem_keep: int = 131072
-    """fewest hard pixels per process and step. Configs: 131072, which is 4.7 % of four crops of 720 x 960"""
+    ohem_share: float = 0.0474
+    """least share of a process's pixels that counts as hard. Configs: 131,072 for four crops of 720 x 960 on each GPU, which is 0.0474"""
     boundary: bool = False
     """train aux2 as an edge detector with PIDNet's two terms. The released loop wants that, its heads do not allow it (deviation 3)"""
     base: int = 0
@@ -151,7 +151,8 @@ def step_losses(outputs: torch.Tensor | tuple, mask: torch.Tensor, config: Setti
     outputs: (final [B, K, H, W], aux1 [B, K, H, W], aux2 [B, K or 1, H, W]), or one map of a network without auxiliary heads. mask int64 [B, H, W].
     """
     final, *others = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    hard = lambda target: ohem_cross_entropy(final, target, config.ohem_threshold, config.ohem_keep)
+    keep = max(1, round(config.ohem_share * mask.numel()))
+    hard = lambda target: ohem_cross_entropy(final, target, config.ohem_threshold, keep)
     found = {"final": hard(mask)}
     if not others:
         return found
@@ -369,11 +370,11 @@ CLAIM = {
 
 RECIPES = {
     "toy": {
-        "body_width": 16, "channels": 32, "heads": 4, "key": 8, "value": 16, "ohem_keep": 3456, "scenes.world": "road", "scenes.train_images": 800,
+        "body_width": 16, "channels": 32, "heads": 4, "key": 8, "value": 16, "scenes.world": "road", "scenes.train_images": 800,
         "scenes.val_images": 120, "train.steps": 300, "train.batch": 6, "train.optimizer": "adam", "train.lr": 3e-3, "train.weight_decay": 0.0,
     },
     "small": {
-        "base": 240, "window": (144, 192), "augment.scale_min": 0.5, "augment.scale_max": 2.1, "ohem_keep": 10368, "train.steps": 300, "train.batch": 8,
+        "base": 240, "window": (144, 192), "augment.scale_min": 0.5, "augment.scale_max": 2.1, "train.steps": 300, "train.batch": 8,
         "train.lr": 1e-2, "train.weight_decay": 5e-4,
     },
     "paper": {
@@ -395,6 +396,7 @@ DEVIATIONS = (
     "Every config starts from a Cityscapes-trained P2AT that was never released. weights= takes an ImageNet ResNet.",
     "Published figures use the 960 x 720 originals and ignore sub-classes (lane markings, trucks, ...); the SegNet version here is 480 x 360 and merges them. "
     "The two are not comparable. base=480 window=360,480 fits these files.",
-    "Mixed precision is bfloat16 with the attention's row and column tokens in float32 (measured, see nets/p2at.py), and ohem_keep counts per process as in the authors' DataParallel of one loss over all: on one GPU use 131072 as it is.",
+    "Mixed precision is bfloat16 with the attention's row and column tokens in float32 (measured, see nets/p2at.py); the authors' is float16.",
+    "OHEM keeps a share of the pixels instead of 131,072, so that the rule is the same for any crop, batch and number of processes.",
     "Miniatures learn by Adam without weight decay, from random numbers.",
 )

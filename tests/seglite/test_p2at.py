@@ -79,7 +79,8 @@ def test_size_paper_is_the_published_recipe():
     config = parse("size=paper", "data=camvid", "root=x")
     assert (config.base, config.window, config.augment.scale_min, config.augment.scale_max) == (960, (720, 960), 0.5, 2.1)
     assert (config.train.lr, config.train.weight_decay, config.train.momentum, config.train.power) == (1e-3, 5e-4, 0.9, 0.9)
-    assert (config.ohem_threshold, config.ohem_keep, config.aux_weight, config.train.batch) == (0.9, 131072, 0.4, 8)
+    assert (config.ohem_threshold, config.aux_weight, config.train.batch) == (0.9, 0.4, 8)
+    assert round(config.ohem_share, 4) == round(131072 / (4 * 720 * 960), 4)
     assert config.train.steps == 140 * (367 // 8) and config.select_on == "val" and config.camvid.val == "test"
     with torch.device("meta"):
         model = p2at.build(config, 11)
@@ -297,8 +298,9 @@ def test_loss_by_hand():
     final, one, two = (torch.randn(2, 4, 6, 5, generator=g) * 3 for _ in range(3))
     mask = torch.randint(0, 4, (2, 6, 5), generator=g)
     mask[0, :2] = 255
-    config = parse("ohem_keep=7", "ohem_threshold=0.2", "aux_weight=0.4")
+    config = parse("ohem_share=0.1167", "ohem_threshold=0.2", "aux_weight=0.4")
     found = p2at.step_losses((final, one, two), mask, config)
+    assert round(0.1167 * mask.numel()) == 7
     p = final.softmax(1).movedim(1, -1)[mask != 255].gather(1, mask[mask != 255][:, None])[:, 0].sort().values
     hard = p[p <= max(0.2, p[6])]
     assert abs(float(found["final"]) + float(hard.log().mean())) < 1e-5 and 7 <= len(hard) < len(p)
@@ -322,7 +324,7 @@ def test_boundary_terms_by_hand():
     dice = 1 - (2 * (x.sigmoid() * y).sum() + 1) / (x.sigmoid().sum() + y.sum() + 1)
     assert abs(float(p2at.boundary_loss(logits, mask)) - float(20 * bce + dice)) < 1e-4
     final = torch.randn(1, 2, 8, 10)
-    found = p2at.step_losses((final, final, logits), mask, parse("boundary=true", "ohem_keep=1000"))
+    found = p2at.step_losses((final, final, logits), mask, parse("boundary=true", "ohem_share=1"))
     near = torch.where(logits[:, 0].sigmoid() > 0.8, mask, 255)
     assert abs(float(found["near_edge"]) - 0.4 * float(cross_entropy(final, near))) < 1e-5 and set(found) == {"final", "aux1", "edge", "near_edge"}
     assert float(p2at.boundary_loss(logits, torch.full((1, 8, 10), 255))) == 0
