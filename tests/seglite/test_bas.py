@@ -1,6 +1,7 @@
 """BAS: who receives which gradient, each loss against its plain form, the traps of the paper and its code, and a miniature that fails without the ratio."""
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seglite import cam, config, suppression
+from seglite import cam, config, suppression, train
 from seglite.data import IGNORE
 from seglite.nets.layers import count_parameters
-from seglite.papers import bas
+from seglite.papers import bas, marsstyle
+from seglite.reopen import open_run
 from seglite.run import Run
 from seglite.suppression import Branches, SuppressionSettings
 from tests.tolerances import assert_close
@@ -403,6 +405,44 @@ def test_scoring_frame_is_the_centre_of_the_square():
     assert (samples[0]["mask"] == 1).sum() == 6 * 12
     with pytest.raises(ValueError, match="differ in size"):
         next(bas.scored_frames(Data(), bas.Settings()))
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def tiny(method, **keys):
+    stages = ("train", "classifier", "segmenter") if method == "bas" else ("train", "classifier", "backbone", "head")
+    common = {"method": method, "scenes.size": 32, "scenes.train_images": 16, "scenes.val_images": 6, "threads": 1}
+    return [f"{k}={v}" for k, v in {**common, **{f"{stage}.steps": 2 for stage in stages}, **{f"{stage}.batch": 4 for stage in stages}, **keys}.items()]
+
+
+@pytest.mark.parametrize("task, keys", [("wsol", {"top_k": 2, "square": 40, "test_crop": 32, "ten_crop": True}), ("wsss", {"scenes.two_share": 0.6, "refine": "none"})])
+def test_a_run_ends_in_a_report_and_can_be_reopened(tmp_path, task, keys):
+    assert train.main(tiny("bas", task=task, out=tmp_path / "run", **keys)) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert ("GT-known" in result) == (task == "wsol") and (tmp_path / "run" / "report.png").stat().st_size > 10_000
+    predict, data, run = open_run(tmp_path / "run")
+    run.close()
+    assert predict(rand(1, 3, 32, 32)).shape[:2] == (1, len(data.classes))
+    before = (tmp_path / "run" / "bas" / "final.pt").stat().st_mtime_ns
+    assert train.main(tiny("bas", task=task, out=tmp_path / "run", **keys)) == 0  # finished stages are loaded
+    assert (tmp_path / "run" / "bas" / "final.pt").stat().st_mtime_ns == before
+
+
+def test_mars_takes_its_biased_labels_from_the_masks(tmp_path):
+    settings, _ = config.parse(tiny("marsstyle", wsss="bas", out=tmp_path / "run"), {"marsstyle": marsstyle})
+    run = Run(settings, supervision=("image", "tags"), quiet=True)
+    try:
+        network = marsstyle.fit_classifier(run)
+        assert isinstance(network, suppression.Suppressor) and (network.settings.alpha, network.settings.beta, network.settings.guide) == (0.2, 1.2, "mask")
+        labels = marsstyle.biased_labels(run, network)
+        index, image, tags = next(cam.in_order(run.data("train")))
+        with torch.no_grad():
+            masks = (network.class_maps(image) + network.class_maps(image.flip(-1)).flip(-1)) / 2
+        expected = cam.seeds(cam.normalise(masks, tags), settings.cam_background, image.shape[-2:])
+        assert all(np.array_equal(labels[i], e) for i, e in zip(index, expected.numpy()))
+    finally:
+        run.close()
 
 
 # ---- the miniature -------------------------------------------------------------------------------------------------------------------------------------
