@@ -204,6 +204,23 @@ def suppression():
         model(torch.randn(2, 3, 64, 96))
         (S.wsol_step if task == "wsol" else S.wsss_step)(model, {"image": torch.randn(2, 3, 64, 96), "tags": tags}, 0, settings)
     S.suppression(torch.ones(2), torch.ones(2), "keep")
+    S.observation(S.build("small", "wsol", 3, S.SuppressionSettings()), torch.randn(2, 3, 64, 96), torch.rand(2, 64, 96) > 0.5, torch.tensor([0, 1]), (-2, 0, 2))
+
+
+def bas():
+    """Both pipelines of a few steps."""
+    from seglite import train
+
+    tiny = {"scenes.size": 32, "scenes.train_images": 12, "scenes.val_images": 4, "bas.warmup": 1, "top_k": 2, "refine": "sure",
+            **{f"{stage}.steps": 2 for stage in ("train", "classifier", "segmenter")}, **{f"{stage}.batch": 4 for stage in ("train", "classifier", "segmenter")}}
+    for task in ("wsol", "wsss"):
+        with tempfile.TemporaryDirectory() as folder, backend.use("torch"), contextlib.redirect_stdout(io.StringIO()):
+            words = [f"{k}={v}" for k, v in {**tiny, "task": task, "out": f"{folder}/run", "threads": 1}.items()]
+            assert train.main(["method=bas", *words]) == 0
+    from seglite import suppression as S
+    from seglite.papers import bas as B
+
+    B.classify(S.build("small", "wsol", 3, S.SuppressionSettings()).eval(), torch.randn(2, 3, 32, 32), B.Settings(test_crop=24))
 
 
 def stego():
@@ -421,6 +438,8 @@ EXAMPLES = {
     "seglite.openvocab": openvocab,
     "seglite.cam": cam,
     "seglite.suppression": suppression,
+    "seglite.papers.bas": bas,
+    "seglite.localisation": bas,
     "seglite.stego": stego,
     "seglite.kmeans": mars,
     "seglite.pseudo": mars,
