@@ -1,0 +1,81 @@
+"""Lesson 11's checks accept the solution, and tell each known mistake by its name."""
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lessons.exercises.check import find, load, main
+
+CHECK = load(find("checks", "11"))
+SOLUTION = load(find("solutions", "11"))
+nce, merge, embedding, recall = SOLUTION.contrastive, SOLUTION.merge, SOLUTION.class_embedding, SOLUTION.recall_at
+unit = lambda x: F.normalize(x, dim=1)
+
+
+def one_way(a, b, s):
+    return F.cross_entropy(s * unit(a) @ unit(b).T, torch.arange(len(a)))
+
+
+def raw(a, b, s):
+    t = s * a @ b.T
+    return (F.cross_entropy(t, torch.arange(4)) + F.cross_entropy(t.T, torch.arange(4))) / 2
+
+
+def left_to_right(parts, ranks):
+    i = 0
+    while i < len(parts) - 1:
+        if tuple(parts[i : i + 2]) in ranks:
+            parts[i : i + 2] = ["".join(parts[i : i + 2])]
+        else:
+            i += 1
+    return parts
+
+
+def once(parts, ranks):
+    while True:
+        found = [(ranks[p], i) for i, p in enumerate(zip(parts, parts[1:])) if p in ranks]
+        if not found:
+            return parts
+        i = min(found)[1]
+        parts[i : i + 2] = ["".join(parts[i : i + 2])]
+        if len(parts) == 3 and parts[0] == "ba":
+            return parts
+
+
+WRONG = [
+    ("contrastive", raw, "raw vectors"),
+    ("contrastive", lambda a, b, s: nce(a, b, 1 / s), "divides by the scale"),
+    ("contrastive", lambda a, b, s: nce(a, b, 1.0), "does not use the scale"),
+    ("contrastive", one_way, "only images for their text"),
+    ("contrastive", lambda a, b, s: one_way(b, a, s), "only texts for their image"),
+    ("contrastive", lambda a, b, s: 2 * nce(a, b, s), "adds the two directions"),
+    ("contrastive", lambda a, b, s: 4 * nce(a, b, s), "sums over the batch"),
+    ("merge", left_to_right, "left to right"),
+    ("merge", once, "joins a pair once"),
+    ("merge", lambda p, r: ["".join(p)] if len(p) == 2 else merge(p, r), "never learned"),
+    ("merge", lambda p, r: ["ab", "c"] if p == ["a", "b", "c"] else merge(p, r), "stops after one round"),
+    ("class_embedding", lambda e, t, n: e([x.format(n) for x in t]).mean(0), "unit length"),
+    ("class_embedding", lambda e, t, n: F.normalize(unit(e([x.format(n) for x in t])).mean(0), dim=0), "normalises before the mean, as CLIP"),
+    ("class_embedding", lambda e, t, n: unit(e([x.format(n) for x in t])).mean(0), "not after it"),
+    ("class_embedding", lambda e, t, n: F.normalize(e(t).mean(0), dim=0), "never puts the name"),
+    ("recall_at", lambda c, o, r: float((o[c.topk(min(r, c.shape[1]), 1).indices] == torch.arange(len(c))[:, None]).sum() / c.shape[1]), "counts captions"),
+    ("recall_at", lambda c, o, r: float((o[c.topk(min(r, c.shape[1]), 1).indices] == torch.arange(len(c))[:, None]).sum() / len(c)), "twice"),
+    ("recall_at", lambda c, o, r: recall(c, o, 1), "rank=2"),
+]
+
+
+def test_solution_passes(capsys):
+    assert CHECK.check(SOLUTION) == []
+    assert main(["11", "solutions"]) == 0 and "all right" in capsys.readouterr().out
+
+
+def test_untouched_stubs_are_all_named():
+    assert len(CHECK.check(load(find(".", "11")))) == 4
+
+
+@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
+def test_known_mistakes_are_named(part, answer, message):
+    answer.__name__ = part
+    found = getattr(CHECK, {"contrastive": "check_contrastive", "merge": "check_merge", "class_embedding": "check_embedding", "recall_at": "check_recall"}[part])(answer)
+    assert len(found) == 1 and re.search(message, found[0]), found
