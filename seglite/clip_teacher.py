@@ -1,7 +1,7 @@
 """CLIP as a teacher: load the released one or train a tiny one on captions, and keep what it sees in the cells of every image.
 
     teacher = open_teacher(run)            stage "clip" (skipped with clip=FILE); a model, its tokenizer, its normalisation
-    views = Views(run, teacher)            image --> grids of cells --> vectors [V, E], computed once, one file per 1,024 images
+    views = Views(run, teacher, data, grids, side)     image --> grids of cells --> vectors [V, E], computed once, one file per 1,024 images
     views.rows(index, grids)               float32 [B, V, E] for a batch
 
 The student's crop never moves, so a teacher that would cost V forward passes per step costs V per image, once.
@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from seglite import files, parallel
+from seglite.config import UsageError
 from seglite.data import Batches, normalise
-from seglite.data.captions import one_caption
+from seglite.data.captions import Images, one_caption
 from seglite.data.squares import RandomSquare, cells, centre_square, grid_views
 from seglite.losses import contrastive
 from seglite.nets.clip import MEAN, STD, Clip, clip_tiny, load_clip
@@ -67,6 +68,11 @@ class ClipTeacher:
         return class_embeddings(self.model.encode_text, self.tokenizer, names, templates(prompts), self.device)  # [K, E]
 
 
+def training_images(run):
+    """What the student is trained on: the folder images=, or the images of the run's data set."""
+    return Images(run.config.images) if run.config.images else run.data("train", ("image",))
+
+
 def open_tokenizer(run) -> Tokenizer:
     """Byte pairs where vocabulary= is given, else the words of the training captions (at least twice on photographs)."""
     config = run.config
@@ -86,9 +92,12 @@ def open_tokenizer(run) -> Tokenizer:
 
 def open_teacher(run) -> ClipTeacher:
     """The teacher of a run. Without clip= it is trained in the stage "clip": contrastive loss on images and captions, nothing else."""
+    if run.config.size == "paper" and not run.config.clip:
+        raise UsageError("size=paper distils the released ViT-L/14: give clip=ViT-L-14.pt and vocabulary=bpe_simple_vocab_16e6.txt.gz")
     config, tokenizer = run.config, open_tokenizer(run)
     names = run.truth("val").classes[1:]
-    class_embeddings(lambda tokens: torch.ones(len(tokens), 1), tokenizer, names)  # a word that it cannot know is said now, not after training
+    # A word that it cannot know, or a missing file of prompts, is said now and not after training.
+    class_embeddings(lambda tokens: torch.ones(len(tokens), 1), tokenizer, names, templates(config.prompts))
     if config.clip:
         model = load_clip(config.clip, say=run.say)
         return ClipTeacher(model.to(run.device).requires_grad_(False), tokenizer, MEAN, STD, run.device)
@@ -110,14 +119,14 @@ class Views:
     """The teacher's vectors of all cells of all training images, float16 on disk, made once. A killed run goes on with the next file.
 
     Args:
-        grids: cells per side, the first one 1. side: of the centre square that the student sees; cells are cut from it.
+        data: gives the images, in the order of their index. grids: cells per side, the first one 1. side: of the centre square that the student sees; cells are cut from it.
     """
 
-    def __init__(self, run, teacher: ClipTeacher, grids: Sequence[int], side: int):
+    def __init__(self, run, teacher: ClipTeacher, data, grids: Sequence[int], side: int):
         if not grids or grids[0] != 1:
             raise ValueError(f"grids={','.join(map(str, grids))}: the first must be 1, the whole image, which z imitates and segments must not")
         self.grids, self.device = tuple(grids), run.device
-        self.folder, data = run.folder / "views", run.data("train", ("image",))
+        self.folder = run.folder / "views"
         count = -(-len(data) // CHUNK)
         missing = [c for c in range(run.rank, count, run.world) if not self.path(c).exists()]
         if missing:
@@ -126,7 +135,7 @@ class Views:
             vectors, waiting = [], []
             last = min((chunk + 1) * CHUNK, len(data)) - 1
             for i in range(chunk * CHUNK, last + 1):
-                waiting.append(grid_views(centre_square(data.read(i)["image"], side), grids, teacher.side))
+                waiting.append(grid_views(centre_square(data.read(i, ("image",))["image"], side), grids, teacher.side))
                 if len(waiting) * len(waiting[0]) >= TOGETHER or i == last:
                     squares = np.stack(waiting)  # [n, V, teacher.side, teacher.side, 3]
                     found = teacher.images(squares.reshape(-1, *squares.shape[2:])).unflatten(0, squares.shape[:2])  # [n, V, E]

@@ -110,6 +110,34 @@ class Captions:
         return sample
 
 
+class Images:
+    """All photographs at or below a folder, without any annotation: ImageNet's training folder, say. In the order of their paths."""
+
+    provides = ("image",)
+    classes: tuple[str, ...] = ("background",)
+    palette = palette(1)
+    mean, std = Captions.mean, Captions.std
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+        self.files = sorted(str(p.relative_to(folder)) for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS)
+        if not self.files:
+            raise ValueError(f"images={folder} holds no photograph ({', '.join(ENDINGS)}) at or below it")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """The path below the folder, without its ending."""
+        return str(Path(self.files[index]).with_suffix(""))
+
+    def read(self, index: int, wants: tuple[str, ...] = ("image",)) -> dict:
+        """Photograph `index`: image uint8 `[H, W, 3]`."""
+        if tuple(wants) != ("image",):
+            raise ValueError(f"a plain folder of images gives images only, not {', '.join(wants)}")
+        return {"index": int(index), "name": self.name(index), "image": read_image(self.folder / self.files[index])}
+
+
 def one_caption(transform: Callable | None) -> Callable:
     """A transform that also picks one of an image's captions as sample["text"]; data sets with one caption pass through.
 

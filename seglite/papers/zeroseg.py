@@ -16,6 +16,7 @@ Only", ICCV 2023, arXiv 2306.00450. Written from the paper; its code could not b
 
     python -m seglite.train method=zeroseg                                     scenes, two CPU cores
     python -m seglite.predict run=runs/zeroseg-scenes photo.png words="ball,water"
+    python -m seglite.train method=zeroseg size=paper data=voc root=VOC images=imagenet/train clip=ViT-L-14.pt vocabulary=bpe_simple_vocab_16e6.txt.gz
     python -m seglite.claims method=zeroseg seeds=0,1,2
 
 B batch, N patches (n of them visible), D width of the student, S segment tokens, V views, E CLIP's joint space, P patch side, H W image, h w patches.
@@ -31,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seglite.clip_teacher import ClipTeacher, Views, caption_retrieval, crop_accuracy, open_teacher
+from seglite.clip_teacher import ClipTeacher, Views, caption_retrieval, crop_accuracy, open_teacher, training_images
 from seglite.config import Config, Recipe, override
 from seglite.data import Batches
 from seglite.data.squares import CentreSquare
@@ -56,6 +57,8 @@ class Settings(Config):
     """width of both towers and of the joint space of the tiny CLIP"""
     clip_smallest: float = 0.35
     """the tiny CLIP trains on random squares of at least this share of the image's area"""
+    images: str = ""
+    """folder of images that the student trains on, at any depth, such as ImageNet's; empty: the data set's training images"""
     mae_weights: str = ""
     """mae_pretrain_vit_base.pth or one with decoder, for the encoder; not mentioned in the paper, so empty"""
     grids: tuple[int, ...] = (1, 2, 3, 4)
@@ -118,6 +121,8 @@ class Settings(Config):
     """step of the sliding window; GroupViT's code 224"""
     clip_train: Recipe = field(default_factory=Recipe)
     """training of the tiny CLIP"""
+    claim_steps: int = 0
+    """optimizer steps of each student of the claim, a tenth of them warm-up; 0: as train"""
 
 
 def supervision(config: Settings) -> tuple[str, ...]:
@@ -227,6 +232,11 @@ def losses(found: Found, image: torch.Tensor, views: torch.Tensor, config: Setti
 # ---- the pipeline -----------------------------------------------------------------------------------------------------------------------
 
 
+def open_views(run, teacher: ClipTeacher) -> Views:
+    """v_1 ... v_V of every training image, cached."""
+    return Views(run, teacher, training_images(run), run.config.grids, run.config.image_size)
+
+
 def fit_student(run, name: str, teacher: ClipTeacher, config: Settings, views: Views | None) -> Student:
     """Distillation. Its batches hold images and their index, and nothing else: no word, no mask. views: None only where the stage is finished."""
     torch.manual_seed(config.seed * 10 + 7)  # every row of a claim starts from the same weights
@@ -237,7 +247,7 @@ def fit_student(run, name: str, teacher: ClipTeacher, config: Settings, views: V
     def step(network, batch, t):
         return losses(network(batch["image"]), batch["image"], views.rows(batch["index"], config.grids), config)
 
-    batches = Batches(run.data("train", ("image",)), config.train.batch, config.seed * 10 + 2, CentreSquare(config.image_size))
+    batches = None if views is None else Batches(training_images(run), config.train.batch, config.seed * 10 + 2, CentreSquare(config.image_size))
     return run.fit(name, model, step, batches, config.train)
 
 
@@ -257,11 +267,11 @@ def train(run) -> None:
     """Teacher, views, student, report."""
     config, truth = run.config, run.truth("val")
     teacher = open_teacher(run)
-    student = fit_student(run, "student", teacher, config, Views(run, teacher, config.grids, config.image_size))
+    student = fit_student(run, "student", teacher, config, open_views(run, teacher))
     headline, tables = {}, []
-    if run.rank == 0 and "texts" in truth.provides:
+    if "texts" in truth.provides:
         headline = run.make("retrieval", lambda: caption_retrieval(run, teacher))
-    if run.rank == 0 and config.data == "scenes":
+    if config.data == "scenes":
         accuracy = run.make("crop_accuracy", lambda: crop_accuracy(run, teacher, config.grids, config.prompts))
         tables = [{"title": "The teacher names the class that fills most of a cell", "columns": ["grid", "share of cells"],
                    "rows": [[grid, round(share, 3)] for grid, share in accuracy.items()]}]
@@ -280,16 +290,19 @@ ROWS = {  # table -> row -> changed keys
         "+ matching": {"distill_views": "whole"},
         "+ both": {},
     },
-    GRIDS: {"1": {"grids": (1,)}, "1, 2": {"grids": (1, 2)}, "1, 3": {"grids": (1, 3)}, "1, 2, 3": {}},
-    MASKS: {"0": {"mask_ratio": 0.0}, "0.3": {"mask_ratio": 0.3}, "0.6": {}, "0.8": {"mask_ratio": 0.8}},
+    GRIDS: {  # the paper's first row has no matching either
+        "1": {"distill_views": "whole", "weight_match": 0.0}, "1, 2": {"grids": (1, 2)}, "1, 3": {"grids": (1, 3)}, "1, 2, 3": {}},
+    MASKS: {"0": {"mask_ratio": 0.0}, "0.6": {}, "0.8": {"mask_ratio": 0.8}},
 }
 
 
 def claim(run) -> dict:
     """One seed: every row is a student of equal budget with the same teacher and the same start."""
     config = run.config
+    if config.claim_steps:
+        config = override(config, train__steps=config.claim_steps, train__warmup=config.claim_steps // 10)
     teacher = open_teacher(run)
-    views = Views(run, teacher, config.grids, config.image_size)
+    views = open_views(run, teacher)
     words = run.truth("val").classes[1:]
     trained: dict[str, dict] = {}
 
@@ -327,7 +340,7 @@ RECIPES = {
         "scenes.world": "text", "grids": (1, 2, 3), "image_size": 64, "patch": 8, "width": 64, "heads": 4, "depth": 4, "decoder_width": 64,
         "decoder_depth": 2, "decoder_heads": 4, "head_depths": (1, 1, 1), "groups": (16, 6), "prompts": "scenes",
         "clip_train.steps": 600, "clip_train.batch": 64, "clip_train.lr": 1e-3, "clip_train.optimizer": "adamw", "clip_train.weight_decay": 0.05,
-        "clip_train.decay_all": False, "clip_train.schedule": "cosine", "clip_train.warmup": 60,
+        "clip_train.decay_all": False, "clip_train.schedule": "cosine", "clip_train.warmup": 60, "claim_steps": 250,
         "train.steps": 600, "train.batch": 64, "train.lr": 1e-3, "train.optimizer": "adamw", "train.weight_decay": 0.05, "train.beta2": 0.95,
         "train.decay_all": False, "train.schedule": "cosine", "train.warmup": 60, "train.clip": 5.0,
     },

@@ -73,3 +73,13 @@ def test_flickr8k_subset(data_root):
     first = train.read(0, ("image", "text"))
     assert first["text"] == "A child in a pink dress is climbing up a set of stairs in an entry way ."
     assert max(first["image"].shape) <= 256
+
+
+def test_a_plain_folder_of_images(root):
+    data = captions.Images(str(root))
+    assert [data.name(i) for i in range(len(data))] == [f"images/{stem}" for stem in "abcde"]
+    assert set(data.read(1)) == {"index", "name", "image"} and data.read(1)["image"][0, 0, 0] == 20
+    with pytest.raises(ValueError, match="images only, not mask"):
+        data.read(0, ("mask",))
+    with pytest.raises(ValueError, match="holds no photograph"):
+        captions.Images(str(root / "none"))
