@@ -144,7 +144,7 @@ def mask_writer(server: str, data) -> Callable[[np.ndarray, str, Path], Path]:
     if server == "cityscapes":
         if tuple(data.classes) != cityscapes.CLASSES:
             raise UsageError(f"server=cityscapes needs a run on Cityscapes' 19 classes, this one has {len(data.classes)} ({', '.join(data.classes[:3])}, ...)")
-        grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+        grey = np.repeat(np.arange(cityscapes.LARGEST_RAW + 1, dtype=np.uint8)[:, None], 3, 1)
         return lambda labels, name, folder: _written(cityscapes.RAW_IDS[labels], grey, folder / f"{name.removesuffix('_leftImg8bit')}.png")
     if server:
         if len(data.classes) != 21:

@@ -1,4 +1,5 @@
 """Each script from its download to its verification, on small archives in the real layout served from this machine."""
+import contextlib
 import hashlib
 import io
 import json
@@ -51,13 +52,9 @@ def zip_bytes(content: dict) -> bytes:
 
 
 def serve(monkeypatch, module, archives: dict):
-    """The module's sources on a local server: {attribute: bytes}. Returns the context manager."""
-    def site():
-        faults = {name: S.sends(data) for name, data in archives.items()}
-        return S.running(b"", **faults)
-
-    context = site()
-    server, address = context.__enter__()
+    """The module's sources on a local server: {attribute: bytes}. Returns (what closes it, the server)."""
+    context = contextlib.ExitStack()
+    server, address = context.enter_context(S.running(b"", **{name: S.sends(data) for name, data in archives.items()}))
     for name, data in archives.items():
         source = replace(getattr(module, name), urls=(f"{address}/{name}",), digest="sha256:" + hashlib.sha256(data).hexdigest(), size=0)
         monkeypatch.setattr(module, name, source)
@@ -84,7 +81,7 @@ def voc(monkeypatch):
     context, server = serve(monkeypatch, voc2012, {"VOC": tar_bytes(tar), "SBD": tar_bytes(sbd, "w:gz")})
     monkeypatch.setattr(voc2012.verify, "__defaults__", ({"train": 1, "val": 1, "train_aug": 3}, print))
     yield server
-    context.__exit__(None, None, None)
+    context.close()
 
 
 def test_voc_from_the_archives_to_the_data_set(voc, tmp_path, capsys):

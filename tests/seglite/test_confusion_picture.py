@@ -30,8 +30,8 @@ def test_hits_lie_on_the_diagonal_and_confusions_in_their_column():
 
 
 def test_classes_that_do_not_occur_take_no_room():
-    small = confusion_picture(matrix(("sky", "road", "car"), [(0, 0, 5), (2, 2, 5)]))
-    large = confusion_picture(matrix(("sky", "road", "car"), [(0, 0, 5), (1, 1, 5), (2, 2, 5)]))
+    small = confusion_picture(matrix(("sky", "sea", "car"), [(0, 0, 5), (2, 2, 5)]))
+    large = confusion_picture(matrix(("sky", "sky", "car"), [(0, 0, 5), (1, 1, 5), (2, 2, 5)]))
     assert large.width - small.width == large.height - small.height == 44
 
 
