@@ -108,7 +108,7 @@ def masks(folder: Path, rows: dict[str, str], shown: tuple[int, ...]) -> Image.I
 
     run = Reopened(read_settings(folder, METHODS), supervision=("image", "text"), quiet=True)
     data, tokenizer = run.truth("val"), mixreorg.open_tokenizer(run)
-    canvas = Canvas(92 + len(shown) * (TILE + 8), 22 + (2 + len(rows)) * (TILE + 8))
+    canvas = Canvas(92 + len(shown) * (TILE + 8), (2 + len(rows)) * (TILE + 8) + 24)
     predictors = []
     for title, stage in rows.items():
         state = torch.load(folder / stage / "final.pt", weights_only=True)["model"]
@@ -118,15 +118,17 @@ def masks(folder: Path, rows: dict[str, str], shown: tuple[int, ...]) -> Image.I
         predictors.append((title, mixreorg.predictor(model, config, tokenizer, data.classes[1:], "cpu")))
     for y, title in enumerate(("image", "truth", *rows)):
         for i, line in enumerate(title.split(" ")):
-            canvas.text(0, 22 + y * (TILE + 8) + 50 + 16 * i, line, SMALL, INK)
+            canvas.text(0, y * (TILE + 8) + 50 + 16 * i, line, SMALL, INK)
+    for k, name in enumerate(data.classes[1:]):
+        canvas.box(92 + 86 * k, (2 + len(rows)) * (TILE + 8) + 6, 12, 12, fill=tuple(data.palette[k + 1].tolist()), outline=MUTED)
+        canvas.text(110 + 86 * k, (2 + len(rows)) * (TILE + 8) + 4, name, SMALL, INK)
     for x, i in enumerate(shown):
-        sample = data.read(i, ("image", "mask", "text"))
+        sample = data.read(i, ("image", "mask"))
         pictures = [sample["image"], colourise(sample["mask"], data.palette)]
         pictures += [colourise(predict(normalise(sample["image"][None], data)).argmax(1)[0].numpy(), data.palette) for _, predict in predictors]
         left = 92 + x * (TILE + 8)
-        canvas.text(left, 2, sample["text"] if len(sample["text"]) < 25 else sample["text"][:24] + "…", SMALL, MUTED)
         for y, picture in enumerate(pictures):
-            tile(canvas, picture, left, 22 + y * (TILE + 8))
+            tile(canvas, picture, left, y * (TILE + 8))
     run.close()
     return canvas.done()
 
@@ -139,7 +141,7 @@ def main(folder: str = "runs/claims/mixreorg/seed0") -> None:
     save(problem(), "problem")
     save(idea(), "idea")
     if Path(folder).is_dir():
-        save(masks(Path(folder), {"GroupViT style": "GroupViT_style_equal_compute", "MixReorg": "MixReorg"}, (3, 8, 15, 21, 40)), "masks")
+        save(masks(Path(folder), {"GroupViT style": "GroupViT_style_equal_compute", "MixReorg": "MixReorg"}, (0, 1, 2, 3, 4)), "masks")
 
 
 if __name__ == "__main__":
