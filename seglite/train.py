@@ -15,11 +15,11 @@ import sys
 from kernels import backend
 from seglite import config as settings
 from seglite import parallel
-from seglite.papers import bas, cwbass, deeplab, marsstyle, mgd, mixreorg, p2at, zeroseg
+from seglite.papers import barm, bas, cwbass, deeplab, marsstyle, mgd, mixreorg, p2at, zeroseg
 from seglite.data import look_over
 from seglite.run import Run
 
-METHODS = {"bas": bas, "cwbass": cwbass, "deeplab": deeplab, "marsstyle": marsstyle, "mgd": mgd, "mixreorg": mixreorg, "p2at": p2at, "zeroseg": zeroseg}
+METHODS = {"barm": barm, "bas": bas, "cwbass": cwbass, "deeplab": deeplab, "marsstyle": marsstyle, "mgd": mgd, "mixreorg": mixreorg, "p2at": p2at, "zeroseg": zeroseg}
 
 
 def train(arguments: list[str], methods: dict) -> None:

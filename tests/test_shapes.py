@@ -247,6 +247,25 @@ def mars():
     M.binarise(torch.rand(2, 5, 6), (10, 12), 0.5)
 
 
+def barm():
+    """A whole run of three steps per learner that has lines of its own, without a background class in the data for the last."""
+    from seglite import incremental, train
+    from seglite.data import steps
+    from seglite.papers import barm as B
+
+    tiny = ["method=barm", "scenes.size=32", "scenes.width=48", "scenes.train_images=20", "scenes.val_images=2", "task=4-2", "width=8", "threads=1",
+            "train.steps=1", "train.batch=4", "step.steps=1", "step.batch=4"]
+    with tempfile.TemporaryDirectory() as folder, backend.use("torch"), contextlib.redirect_stdout(io.StringIO()):
+        for learner in ("barm", "mib", "plop"):
+            assert train.main([*tiny, f"learner={learner}", f"out={folder}/{learner}"]) == 0
+        tags = Path(folder) / "tags.txt"
+        tags.write_text("one 3 7\n")
+        steps.read_presence(str(tags), 20)
+    incremental.diverging(np.zeros((5, 6)))
+    with torch.device("meta"):
+        B.build(B.Settings(net="resnet18"), [3])(torch.empty(2, 3, 32, 48))
+
+
 def scoring():
     from seglite import evaluate as E
 
@@ -421,9 +440,12 @@ EXAMPLES = {
     "seglite.nets.mobilenet": mobilenet,
     "seglite.nets.segmenters": segmenters,
     "seglite.nets.vgg": vgg,
-    "seglite.papers.p2at": p2at,
-    "seglite.nets.pspnet": p2at,
     "seglite.nets.p2at": p2at,
+    "seglite.nets.pspnet": p2at,
+    "seglite.papers.p2at": p2at,
+    "seglite.papers.barm": barm,
+    "seglite.incremental": barm,
+    "seglite.data.steps": barm,
     "seglite.papers.deeplab": deeplab,
     "seglite.papers.mgd": mgd,
     "seglite.nets.vit": vit,
