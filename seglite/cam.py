@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seglite.data import normalise as normalised_images
-from seglite.nets.mobilenet import mobilenet_v2
+from seglite.nets.mobilenet import MobileNetV2, mobilenet_v2
 from seglite.nets.resnet import resnet50, resnet101
 from seglite.nets.weights import load_weights
 
@@ -70,12 +70,19 @@ def seeds(maps: torch.Tensor, background: float, size: tuple[int, int]) -> torch
 # ---- the classifier, and a way through a data set -------------------------------------------------------------------------------------
 
 
-def trunk(name: str, output_stride: int, weights: str, say: Callable = print) -> nn.Module:
-    """An ImageNet backbone without its classifier; random without `weights`."""
+def trunk(name: str, output_stride: int, weights: str, say: Callable = print, to_classify: bool = False) -> nn.Module:
+    """An ImageNet backbone without its classifier; random without `weights`.
+
+    `to_classify` keeps MobileNetV2's last 1x1 convolution (features.18): the layer before it is a thin linear bottleneck, on which a new
+    classifier learns little in a few hundred steps, while a segmenter's head brings its own convolutions.
+    """
     build = {"mobilenet_v2": mobilenet_v2, "resnet50": resnet50, "resnet101": resnet101}[name]
-    net = build(classes=0, output_stride=output_stride)
+    widened = to_classify and name == "mobilenet_v2"
+    net = build(classes=int(widened), output_stride=output_stride)
+    if widened:
+        net.classifier = None
     if weights:
-        load_weights(net, weights, partial=("fc.", "classifier.", "features.18."), say=say)
+        load_weights(net, weights, partial=("fc.", "classifier.") if widened else ("fc.", "classifier.", "features.18."), say=say)
     return net
 
 
@@ -85,11 +92,14 @@ class TagClassifier(nn.Module):
     def __init__(self, backbone: nn.Module, tags: int):
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Conv2d(backbone.channels[-1], tags, 1, bias=False)
+        self.last = len(backbone.features) - 1 if isinstance(backbone, MobileNetV2) and len(backbone.features) > 18 else None
+        channels = backbone.channels[-1] if self.last is None else backbone.features[self.last][0].out_channels
+        self.classifier = nn.Conv2d(channels, tags, 1, bias=False)
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """image: [B, 3, H, W] -> [B, C, h, w]."""
-        return self.backbone.features(image)[-1]
+        found = self.backbone.features(image)[-1]
+        return found if self.last is None else self.backbone.features[self.last](found)
 
     def class_maps(self, image: torch.Tensor) -> torch.Tensor:
         """image: [B, 3, H, W] -> evidence per tag and place [B, K-1, h, w]."""

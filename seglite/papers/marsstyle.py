@@ -133,7 +133,7 @@ def build_classifier(config: Settings, tags: int, say: Callable = print) -> nn.M
     if config.net == "small":
         return SmallClassifier(tags)
     name = "resnet50" if config.net == "resnet" else config.net
-    return cam.TagClassifier(cam.trunk(name, config.output_stride, config.classifier_weights or config.weights, say), tags)
+    return cam.TagClassifier(cam.trunk(name, config.output_stride, config.classifier_weights or config.weights, say, to_classify=True), tags)
 
 
 def build_segmenter(config: Settings, classes: int, say: Callable = print) -> nn.Module:
@@ -566,7 +566,7 @@ RECIPES = {
         "train.steps": 600, "train.batch": 16, "train.lr": 0.05,
     },
     "small": {
-        "net": "mobilenet_v2", "features": "supervised", "cam_background": 0.3, "augment.long_side": 320, "augment.scale_min": 0.75,
+        "net": "mobilenet_v2", "features": "supervised", "cam_background": 0.15, "augment.long_side": 320, "augment.scale_min": 0.75,
         "augment.scale_max": 1.5, "augment.crop": 256, "backbone_lr_scale": 0.1, "test_flip": True, "ema": 0.99,
         "classifier.steps": 200, "classifier.batch": 16, "classifier.lr": 0.1, "classifier.channels_last": True,
         "head.steps": 120, "head.batch": 16, "head.lr": 5e-4, "head.optimizer": "adam", "head.weight_decay": 0.0,

@@ -386,6 +386,16 @@ def test_backbone_and_new_layers_learn_at_their_own_rates():
     assert sum(len(g["params"]) for g in cam.new_layers_first(model, 0.1)) == len(list(model.parameters()))
 
 
+def test_the_mobile_classifier_keeps_the_last_convolution_and_the_segmenter_does_not():
+    """With it 2.2 million parameters before the new layer (torchvision's features), maps at the same stride, all new weights in one layer."""
+    settings = mars.Settings(net="mobilenet_v2")
+    classifier = mars.build_classifier(settings, 20)
+    assert sum(p.numel() for p in classifier.backbone.parameters()) == 2_223_872 and classifier.classifier.weight.shape == (20, 1280, 1, 1)
+    image = rand(2, 3, 64, 48)
+    assert classifier.features(image).shape == (2, 1280, 4, 3) and classifier(image).shape == (2, 20)
+    assert not any("features.18" in name for name in mars.build_segmenter(settings, 21).state_dict())
+
+
 # ---- the miniature -------------------------------------------------------------------------------------------------------------------------
 
 
