@@ -1,4 +1,4 @@
-"""Exercises of lesson 01. Replace each `return None`, then run:   python -m lessons.exercises.check 01"""
+"""Exercises of lesson 01. Replace each `return None`, then run:   python -m lessons.check 01"""
 import numpy as np
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 02. Replace each `return None`, then run:   python -m lessons.exercises.check 02"""
+"""Exercises of lesson 02. Replace each `return None`, then run:   python -m lessons.check 02"""
 import torch
 
 

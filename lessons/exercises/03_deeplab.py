@@ -1,4 +1,4 @@
-"""Exercises of lesson 03. Replace each `return None`, then run:   python -m lessons.exercises.check 03"""
+"""Exercises of lesson 03. Replace each `return None`, then run:   python -m lessons.check 03"""
 import torch
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 04. Replace each `return None`, then run:   python -m lessons.exercises.check 04"""
+"""Exercises of lesson 04. Replace each `return None`, then run:   python -m lessons.check 04"""
 import torch
 
 

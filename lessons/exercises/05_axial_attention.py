@@ -1,4 +1,4 @@
-"""Exercises of lesson 05. Replace each `return None`, then run:   python -m lessons.exercises.check 05"""
+"""Exercises of lesson 05. Replace each `return None`, then run:   python -m lessons.check 05"""
 import torch
 from torch import Tensor
 

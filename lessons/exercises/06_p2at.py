@@ -1,4 +1,4 @@
-"""Exercises of lesson 06. Replace each `return None`, then run:   python -m lessons.exercises.check 06"""
+"""Exercises of lesson 06. Replace each `return None`, then run:   python -m lessons.check 06"""
 import torch
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 07. Replace each `return None`, then run:   python -m lessons.exercises.check 07"""
+"""Exercises of lesson 07. Replace each `return None`, then run:   python -m lessons.check 07"""
 import torch
 from torch import Tensor
 

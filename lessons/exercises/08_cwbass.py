@@ -1,4 +1,4 @@
-"""Exercises of lesson 08. Replace each `return None`, then run:   python -m lessons.exercises.check 08"""
+"""Exercises of lesson 08. Replace each `return None`, then run:   python -m lessons.check 08"""
 from torch import Tensor
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 09. Replace each `return None`, then run:   python -m lessons.exercises.check 09"""
+"""Exercises of lesson 09. Replace each `return None`, then run:   python -m lessons.check 09"""
 import torch
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 10. Replace each `return None`, then run:   python -m lessons.exercises.check 10"""
+"""Exercises of lesson 10. Replace each `return None`, then run:   python -m lessons.check 10"""
 import torch
 from torch import Tensor
 

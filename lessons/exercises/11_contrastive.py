@@ -1,4 +1,4 @@
-"""Exercises of lesson 11. Replace each `return None`, then run:   python -m lessons.exercises.check 11"""
+"""Exercises of lesson 11. Replace each `return None`, then run:   python -m lessons.check 11"""
 from torch import Tensor
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 12. Replace each `return None`, then run:   python -m lessons.exercises.check 12"""
+"""Exercises of lesson 12. Replace each `return None`, then run:   python -m lessons.check 12"""
 from torch import Tensor
 
 

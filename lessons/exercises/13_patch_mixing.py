@@ -1,4 +1,4 @@
-"""Exercises of lesson 13. Replace each `return None`, then run:   python -m lessons.exercises.check 13"""
+"""Exercises of lesson 13. Replace each `return None`, then run:   python -m lessons.check 13"""
 import torch
 
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 14. Replace each `return None`, then run:   python -m lessons.exercises.check 14"""
+"""Exercises of lesson 14. Replace each `return None`, then run:   python -m lessons.check 14"""
 import torch
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 15. Replace each `return None`, then run:   python -m lessons.exercises.check 15"""
+"""Exercises of lesson 15. Replace each `return None`, then run:   python -m lessons.check 15"""
 from torch import Tensor
 
 

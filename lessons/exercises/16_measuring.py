@@ -1,4 +1,4 @@
-"""Exercises of lesson 16. Replace each `return None`, then run:   python -m lessons.exercises.check 16"""
+"""Exercises of lesson 16. Replace each `return None`, then run:   python -m lessons.check 16"""
 
 
 def times_as_fast(rounds: list[tuple[float, float]]) -> float:

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK = load(find("checks", "01"))
 SOLUTION = load(find("solutions", "01"))

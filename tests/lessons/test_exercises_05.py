@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK = load(find("checks", "05"))
 SOLUTION = load(find("solutions", "05"))

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK = load(find("checks", "06"))
 SOLUTION = load(find("solutions", "06"))

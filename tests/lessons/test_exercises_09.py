@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK = load(find("checks", "09"))
 SOLUTION = load(find("solutions", "09"))

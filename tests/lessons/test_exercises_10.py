@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK = load(find("checks", "10"))
 SOLUTION = load(find("solutions", "10"))

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from lessons.exercises.check import find, load, main
+from lessons.check import find, load, main
 
 CHECK, SOLUTION = load(find("checks", "16")), load(find("solutions", "16"))
 

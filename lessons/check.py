@@ -1,7 +1,7 @@
 """Check the exercises of a lesson:
 
-    python -m lessons.exercises.check 01             your answers in lessons/exercises/01_*.py
-    python -m lessons.exercises.check 01 solutions   the solutions (they must pass)
+    python -m lessons.check 01             your answers in lessons/exercises/01_*.py
+    python -m lessons.check 01 solutions   the solutions (they must pass)
 
 Each lesson's check is a function `check(module) -> list[str]`: sentences that name what is wrong, or an empty list.
 """
@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "exercises"
 
 
 def load(path: Path):
