@@ -1,6 +1,10 @@
 """CW-BASS: every formula against its plain form, the traps of the published code, and one step from the student's side."""
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -392,3 +396,36 @@ def test_the_papers_recipe_runs_in_small(tmp_path):
         assert cw.predictor(teacher, config.override(c, test_scales=(1.0, 0.5)))(rand(1, 3, 40, 40)).shape == (1, 6, 40, 40)
     finally:
         run.close()
+
+
+TWO = """
+import sys, numpy as np, torch
+from seglite import parallel
+from seglite.papers import cwbass as cw
+rank, world = parallel.start("cpu")
+g = torch.Generator().manual_seed(0)
+memory = cw.Memory(np.arange(4), 4, (6, 8))
+place = torch.tensor([0, 1 / 6, 0, 1 / 8]).repeat(4, 1)
+p, real = torch.rand(4, 6, 8, generator=g), torch.rand(4, 6, 8, generator=g) > 0.3
+mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+for _ in range(2):
+    memory.visit(torch.arange(4)[mine], place[mine], (p < 0.5)[mine])
+torch.save({"visits": memory.visits, "mean": cw.mean_confidence(p[mine], real[mine])}, f"{sys.argv[1]}.{world}.{rank}")
+parallel.stop()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_memory_and_one_mean(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    for processes in (1, 2):
+        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+        done = subprocess.run([*launcher, str(script), str(tmp_path / "out")], capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])})
+        assert done.returncode == 0, done.stderr
+    one, *two = (torch.load(tmp_path / f"out.{name}") for name in ("1.0", "2.0", "2.1"))
+    assert int(one["visits"].max()) == 2
+    for part in two:
+        assert torch.equal(part["visits"], one["visits"])
+        assert_close(part["mean"], one["mean"])
