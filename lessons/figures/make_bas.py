@@ -19,7 +19,7 @@ from seglite.pictures import scaled
 from seglite.run import Run
 
 HERE = Path(__file__).parent
-TILE = 132
+TILE = 116
 ROWS = ("plain classifier", "mask by cross-entropy", "BAS")
 
 
@@ -60,7 +60,7 @@ def samples(run, count: int) -> list[dict]:
 
 def problem(run, models, thresholds: dict[str, float]) -> Image.Image:
     """What three trainings answer when asked where the bird is."""
-    chosen = samples(run, 4)
+    chosen = samples(run, 3)
     canvas = Canvas(150 + len(chosen) * (TILE + 10), 4 * (TILE + 10) + 24)
     for i, sample in enumerate(chosen):
         x = 150 + i * (TILE + 10)
@@ -97,7 +97,7 @@ def idea(run, model) -> Image.Image:
 
 
 def observed(run, model) -> Image.Image:
-    """Both plots of the observation, means over 200 validation images."""
+    """Both plots of the observation, means over 90 validation images."""
     both = bas.observation_charts(bas.observe(run, model))
     sheet = Image.new("RGB", (sum(c.width for c in both), both[0].height), "white")
     sheet.paste(both[0], (0, 0))
@@ -106,13 +106,13 @@ def observed(run, model) -> Image.Image:
 
 
 def main(folder: str = "runs/lesson-bas") -> None:
-    settings, _ = config.parse([f"out={folder}", "method=bas", "threads=1"], {"bas": bas})
+    settings, _ = config.parse([f"out={folder}", "method=bas", "scenes.val_images=90"], {"bas": bas})
     run = Run(settings, supervision=bas.supervision(settings))
     models = networks(run)
     rows = {name: (model, {"kind": "cam"} if name == ROWS[0] else {}) for name, model in models.items()}
     thresholds = {name: found.best_threshold() for name, found in bas.localise(run, rows, settings).items()}
     for name, picture in (("problem", problem(run, models, thresholds)), ("idea", idea(run, models[ROWS[0]])), ("observation", observed(run, models[ROWS[0]]))):
-        picture.quantize(128).save(HERE / f"bas_{name}.png", optimize=True)
+        picture.quantize(192).save(HERE / f"bas_{name}.png", optimize=True)
     run.close()
 
 
