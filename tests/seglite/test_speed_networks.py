@@ -99,3 +99,12 @@ def test_stages_of_a_method_are_timed(tmp_path, monkeypatch):
     rows, tested = speed.measure(["method=tiny", "threads=1", "data=scenes"], METHODS)
     assert [row["stage"] for row in rows] == ["first", "main"] and all(row["step img/s"] > 0 and row["loader img/s"] > 0 for row in rows)
     assert tested == {}  # the tiny method names no model in its report
+
+
+def test_the_tested_network_is_put_beside_others(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "STEPS", 2)
+    monkeypatch.setattr(speed, "RIVALS", ("SmallUNet",))
+    assert speed.main(["method=p2at", "threads=1", "body_width=8", "channels=16", "heads=2", "key=4", "value=4", "scenes.size=32", "scenes.width=48",
+                       "scenes.train_images=16", "scenes.val_images=1", "train.batch=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "segmenter" in printed and "this method's, 32 x 48" in printed and "SmallUNet" in printed and "img/s channels_last" in printed
