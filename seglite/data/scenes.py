@@ -185,7 +185,7 @@ WORLDS: dict[str, dict] = {
     "axial": dict(layout="axial", ground_cloud=0.06, ground_spread=0.08, light=0.1, noise=0.12),
     "nearer": dict(layout="nearer", ground_cloud=0.06, ground_spread=0.08, light=0.1, noise=0.12),
     "road": dict(layout="road", size=96, width=128, objects_min=4, objects_max=8, thin=1.2, texture=0.25, relief=0.18, shadow=0.35, light=0.4),
-    # MGD and CW-BASS (section 11 of each): texture alone is the class; use few of the labels.
+    # MGD and CW-BASS (section 11 of each): texture alone is the class; use few of the labels. Set augment.flip=0: a mirror turns rising into falling.
     "few": dict(
         classes="rows,columns,weave,rising,falling", layout="plain", objects_min=2, objects_max=4, two_share=0.0, scale_min=0.13,
         scale_max=0.3, tilt=3.1416, occlusion=0.6, edge=3.0, texture=0.28, ground_spread=0.12, ground_cloud=0.1, clutter=0, relief=0.1,

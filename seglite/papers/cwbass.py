@@ -289,7 +289,7 @@ def predictor(model: Callable, config: Settings) -> Callable:
 
 
 @torch.no_grad()
-def judge_labels(run, teacher: Callable, unlabelled: np.ndarray, config: Settings, most: int = 200) -> dict[str, float]:
+def judge_labels(run, teacher: Callable, unlabelled: np.ndarray, config: Settings, most: int = 120) -> dict[str, float]:
     """How good are the pseudo labels of unlabelled training images, as they would be used now? Reads masks: a diagnosis, nothing learns from it."""
     truth, batch = run.truth("train"), max(1, config.train.batch)
     sums: dict[str, float] = {}
@@ -434,8 +434,8 @@ CLAIM = {
 
 RECIPES = {
     "toy": {
-        "scenes.world": "few", "scenes.size": 48, "scenes.train_images": 400, "scenes.val_images": 150, "labels": "32", "strong.blur": 0.0,
-        "strong.noise": 0.05, "strong.cut_max": 0.2, "strong.hue": 0.05, "burn_in.steps": 400, "burn_in.batch": 8, "burn_in.lr": 0.05,
+        "scenes.world": "few", "scenes.size": 48, "scenes.train_images": 400, "scenes.val_images": 150, "labels": "32", "augment.flip": 0.0,
+        "strong.blur": 0.0, "strong.noise": 0.05, "strong.cut_max": 0.2, "strong.hue": 0.05, "burn_in.steps": 400, "burn_in.batch": 8, "burn_in.lr": 0.05,
         "train.steps": 200, "train.batch": 8, "train.lr": 0.02, "train.log_every": 10,
     },
     "small": {

@@ -219,7 +219,7 @@ def test_the_memory_follows_crops_scales_and_mirrors(seed, scaled):
         place = torch.from_numpy(sample["place"])[None]
         rows, columns = views.coordinates(place, 16, 16)
         y, x = (rows[0].numpy() * height).astype(int), (columns[0].numpy() * width).astype(int)
-        below = torch.from_numpy(image[y][:, x, 0] == 255)[None]
+        below = torch.from_numpy(sample["image"][..., 0] > 250)[None]
         memory.visit(torch.tensor([0]), place, below)
         inside = np.zeros((height, width), bool)
         centre = [c[0].numpy() * n % 1 for c, n in ((rows, height), (columns, width))]  # a cell is written when its middle is in the view
@@ -237,6 +237,17 @@ def test_the_readings_of_the_decay(decay, weights, labels):
     assert_close(found.weight[0, 0], torch.tensor(weights))
     assert found.label[0, 0].tolist() == labels
     assert found.edge[0, 0].tolist() == [IGNORE, IGNORE]
+
+
+def test_the_toy_never_mirrors():
+    """In its world a mirror image of "rising" stripes shows "falling" ones: a mirrored label map would be wrong."""
+    assert settings().augment.flip == 0 and {"rising", "falling"} <= set(batch_classes())
+
+
+def batch_classes():
+    from seglite.data import open_data
+
+    return open_data(settings(*TINY), "train").classes
 
 
 # ---- a step, a run ------------------------------------------------------------------------------------------------------------------------
