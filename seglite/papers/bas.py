@@ -575,7 +575,7 @@ PUBLISHED = {  # journal code, per data set and backbone; VGG replaces ratios ab
 
 DEVIATIONS = (
     "Backbones: InceptionV3 is left out; MobileNetV2 is added, since small ImageNet weights of it are at hand. Toy: 4 + 2 convolutions from scratch, "
-    "and the first sixth of the steps trains the classification alone.",
+    "and the first sixth of the steps trains the classification alone; beta 1.0 lets masks grow over the border (mean 0.26, objects 0.15, seed 0).",
     "The copy of f2 is the same weights taken as constants and copied norm statistics: what a deep copy gives, without copying weights (tested against one).",
     "Boxes: 8-connected components; IoU of half-open boxes without the +1 of the authors' evaluation; true boxes are those of the masks. Thresholds are "
     "chosen on a third of the validation images and scored on the rest; the authors fixed k, threshold and epoch on the test set.",
