@@ -401,7 +401,7 @@ def diagnosis(model: MixReorg, data, tokenizer, config: Settings, device: str, b
     model.eval()
     random, view = torch.Generator().manual_seed(0), plain_view(config, data)
     right, images, texts, owner = [], [], [], []
-    batch -= batch % config.images
+    batch = max(min(batch, len(data)) // config.images, 1) * config.images
     for first in range(0, min(len(data), most) - batch + 1, batch):
         samples = [data.read(i, tuple(w for w in ("image", "text", "texts") if w in data.provides)) for i in range(first, first + batch)]
         image = normalise(np.stack([view(s["image"]) for s in samples]), data).to(device)
@@ -422,13 +422,13 @@ def diagnosis(model: MixReorg, data, tokenizer, config: Settings, device: str, b
 
 
 def segment_picture(model: MixReorg, image: np.ndarray, config: Settings, data, device: str) -> np.ndarray:
-    """image uint8 [H, W, 3] -> which segment every pixel belongs to, as colours."""
+    """image uint8 [H, W, 3] -> which segment every pixel belongs to, as colours, uint8 [H, W, 3]."""
     x = normalise(image[None], data).to(device)
     size = resized(tuple(x.shape[-2:]), config.short_side, 2048, config.patch)
     with torch.no_grad():
         shares = model.segment(F.interpolate(x, size, mode="bilinear", align_corners=False))[2]
-    labels = F.interpolate(shares, image.shape[:2], mode="bilinear", align_corners=False).argmax(1)[0]
-    return colourise(labels.cpu().numpy() + 1, voc_palette(labels.max() + 2))
+    labels = F.interpolate(shares, image.shape[:2], mode="bilinear", align_corners=False).argmax(1)[0].cpu().numpy()
+    return colourise(labels + 1, voc_palette(shares.shape[1] + 1))
 
 
 # ---- the pipeline ------------------------------------------------------------------------------------------------------------------------

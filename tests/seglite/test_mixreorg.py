@@ -311,7 +311,7 @@ def test_a_run_end_to_end(tmp_path):
     predict, data, run = open_run(tmp_path / "run", METHODS)
     try:
         image = torch.randn(1, 3, 32, 48)
-        assert predict(image).shape == (1, 15, 32, 48)
+        assert predict(image).shape == (1, 9, 32, 48)
         two = predict.for_words(("ball", "water"))
         assert two(image).shape == (1, 3, 32, 48) and two.classes == ("background", "ball", "water")
         with pytest.raises(ValueError, match="never saw the word 'zebra'"):
