@@ -67,7 +67,7 @@ def label_pictures(truth, maps: dict[str, Sequence[np.ndarray]], count: int = 5)
 def target_flags(size: tuple[int, int], regions, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Fig. 8: a centre is a target if its cluster overlaps the true object with IoU > 0.3, biased if < 0.1.
 
-    size (h, w) of the feature map, regions as `marsstyle.Regions`, masks [B, H, W] -> two bool [G, k].
+    size (h, w) of the feature map, regions as `kmeans.Regions`, masks [B, H, W] -> two bool [G, k].
     """
     truth = (masks[regions.image] == regions.label[:, None, None]).float()
     covered = F.adaptive_avg_pool2d(truth[:, None], size).flatten(2)  # [G, 1, N]

@@ -268,6 +268,7 @@ def encode(network: Callable, image: torch.Tensor, scales: Sequence[float] = (1.
     return F.normalize(sum(F.interpolate(f, size, mode="bilinear", align_corners=False) for f in found), dim=1)
 
 
+@torch.no_grad()
 def separation(codes: torch.Tensor, kinds: torch.Tensor, pairs: int = 20000, seed: int = 0) -> tuple[float, float]:
     """Mean cosine between random places of equal and of different kinds: the check before codes may be thresholded.
 
