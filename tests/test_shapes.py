@@ -160,8 +160,11 @@ def clip():
 def zeroseg():
     """A whole run of a few steps, and a student that sees an image larger than it was trained on."""
     from seglite import train
+    from seglite.clip_teacher import ClipTeacher
     from seglite.nets import mae
+    from seglite.nets.clip import clip_tiny
     from seglite.papers import zeroseg as Z
+    from seglite.tokenizer import Words
     from tests.seglite.test_zeroseg import TINY
 
     with tempfile.TemporaryDirectory() as folder, backend.use("torch"), contextlib.redirect_stdout(io.StringIO()):
@@ -170,6 +173,8 @@ def zeroseg():
     model = mae.MaskedAutoencoder(patch=4, width=12, depth=1, heads=2, image_size=16, decoder_width=8, decoder_depth=1, decoder_heads=2)
     model.encode(torch.randn(2, 3, 16, 24), 0.5)
     Z.l1(torch.randn(2, 3, 5), torch.randn(2, 4, 5), "mean")
+    tokenizer = Words(["a dog"], context=7)
+    ClipTeacher(clip_tiny(tokenizer.size, 16, 8, 7), tokenizer, (0.5,) * 3, (0.5,) * 3).texts(["a dog", "a", "dog"])
 
 
 def openvocab():

@@ -1,12 +1,12 @@
 """The masked auto-encoder (He et al., CVPR 2022, arXiv 2111.06377) with the state-dict names of its released models.
 
     image [B, 3, H, W] - patches + fixed positions [B, N, D] - a random share removed - class token, blocks, norm -> [B, 1+n, D]
-    removed places filled with one learned token, narrower blocks - linear -> pixels of every patch [B, N, 3*P*P]
+    removed places filled with one learned token, narrower blocks - linear -> pixels of every patch [B, N, C]
 
 Hiding most patches makes training cheap, since the encoder only sees the rest, and leaves something to learn from the image alone.
 Details from the published code (facebookresearch/mae, models_mae.py).
 
-B batch, H W image, h w patches, N = h*w, n visible patches, D width, P side of a patch in pixels.
+B batch, H W image, h w patches, N = h*w, n visible patches, D width, P side of a patch in pixels, C = 3*P*P numbers of a patch.
 """
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def random_hiding(batch: int, patches: int, ratio: float, device=None) -> Hidden
 
 
 def patches_of(image: torch.Tensor, patch: int) -> torch.Tensor:
-    """Pixels of every patch, row by row, colours last: [B, 3, H, W] -> [B, N, P*P*3]."""
+    """Pixels of every patch, row by row, colours last: [B, 3, H, W] -> [B, N, C]."""
     B, _, H, W = image.shape
     x = image.view(B, 3, H // patch, patch, W // patch, patch)  # [B, 3, h, patch, w, patch]
     return x.permute(0, 2, 4, 3, 5, 1).reshape(B, (H // patch) * (W // patch), -1)  # [B, h*w, 3*patch*patch]
@@ -131,7 +131,7 @@ class MaskedAutoencoder(nn.Module):
         return self.norm(x), hidden
 
     def decode(self, x: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
-        """Pixels of every patch from the encoder's output: x [B, 1+n, D], restore int64 [B, N] -> [B, N, 3*P*P]."""
+        """Pixels of every patch from the encoder's output: x [B, 1+n, D], restore int64 [B, N] -> [B, N, C]."""
         x = self.decoder_embed(x)  # [B, 1+n, d]
         absent = self.mask_token.expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)  # [B, N-n, d]
         patches = torch.cat([x[:, 1:], absent.to(x)], 1).gather(1, restore[..., None].expand(-1, -1, x.shape[2]))  # [B, N, d]
@@ -145,12 +145,12 @@ def reconstruction_loss(found: torch.Tensor, image: torch.Tensor, removed: torch
                         everywhere: bool = False) -> torch.Tensor:
     """Mean squared error in pixels over the removed patches, a float32 scalar.
 
-    found [B, N, 3*P*P], image [B, 3, H, W], removed [B, N] in {0, 1}. each_patch: targets normalised to mean 0, variance 1 per patch
+    found [B, N, C], image [B, 3, H, W], removed [B, N] in {0, 1}. each_patch: targets normalised to mean 0, variance 1 per patch
     (norm_pix_loss). everywhere: count visible patches too.
     """
-    target = patches_of(image, patch).float()  # [B, N, 3*P*P]
+    target = patches_of(image, patch).float()  # [B, N, C]
     if each_patch:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()  # [B, N, 3*P*P]
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()  # [B, N, C]
     error = F.mse_loss(found.float(), target, reduction="none").mean(-1)  # [B, N]
     weight = torch.ones_like(removed) if everywhere else removed
     return (error * weight).sum() / weight.sum().clamp_min(1)

@@ -19,7 +19,8 @@ Only", ICCV 2023, arXiv 2306.00450. Written from the paper; its code could not b
     python -m seglite.train method=zeroseg size=paper data=voc root=VOC images=imagenet/train clip=ViT-L-14.pt vocabulary=bpe_simple_vocab_16e6.txt.gz
     python -m seglite.claims method=zeroseg seeds=0,1,2
 
-B batch, N patches (n of them visible), D width of the student, S segment tokens, V views, E CLIP's joint space, P patch side, H W image, h w patches.
+B batch, N patches (n of them visible), P side of a patch, C = 3*P*P numbers of a patch, D width of the student, S segment tokens, V views, E CLIP's
+joint space, H W image, h w patches.
 """
 from __future__ import annotations
 
@@ -144,7 +145,7 @@ class Found(NamedTuple):
     """z, one vector per image"""
     assignments: tuple[Assignment, ...]
     """of both grouping blocks"""
-    pixels: torch.Tensor | None  # [B, N, 3*P*P]
+    pixels: torch.Tensor | None  # [B, N, C]
     """reconstruction, None without masking"""
     hidden: Hidden | None
     """what was hidden"""
@@ -175,11 +176,11 @@ class Student(nn.Module):
         seen, hidden = self.mae.encode(image, self.mask_ratio if self.training else 0.0)
         x, before, assignments = seen[:, 1:], None, []  # visible patches only: that is where the time is saved; the class token is not a place
         for stage in self.stages:
-            x, before, assignment = stage(x, before)  # [B, *, D] in words: 32, then 8 tokens
+            x, before, assignment = stage(x, before)  # N patches become 32 tokens, then 8
             assignments += [assignment] if assignment is not None else []
         whole = self.project((x if self.extra is None else self.extra(x)).mean(1))  # [B, E]
         segments = (self.project_segments or self.project)(x)  # [B, S, E]
-        pixels = self.mae.decode(seen, hidden.restore) if hidden is not None else None  # [B, N, 3*P*P]
+        pixels = self.mae.decode(seen, hidden.restore) if hidden is not None else None  # [B, N, C]
         return Found(segments, whole, tuple(assignments), pixels, hidden)
 
     @torch.no_grad()
