@@ -253,7 +253,7 @@ def mars():
 
 
 def barm():
-    """A whole run of three steps per learner that has lines of its own, without a background class in the data for the last."""
+    """A whole run of three steps for each learner that has lines of its own."""
     from seglite import incremental, train
     from seglite.data import steps
     from seglite.papers import barm as B
