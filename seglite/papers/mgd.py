@@ -187,7 +187,7 @@ class Segmenter(nn.Module):
 def trunk_cost(name: Net, stem: str = "7x7", side: int = 512) -> tuple[float, int]:
     """(multiply-adds in billions, parameters) of a trunk on a side x side image.
 
-    Counted as the paper's ratios are, which only this way of counting reproduces: convolutions, and two operations per value of a batch norm.
+    Convolutions, and two operations per value of a batch norm: of the ways we tried, the one that gives the abstract's four ratios.
     """
     with torch.device("meta"):
         body, image = trunk(name, stem).eval(), torch.empty(1, 3, side, side)
@@ -200,7 +200,7 @@ def trunk_cost(name: Net, stem: str = "7x7", side: int = 512) -> tuple[float, in
     return (counter.get_total_flops() / 2 + 2 * sum(normed)) / 1e9, count_parameters(body)
 
 
-# Trunks as the paper counted them: deep stems in ResNet-18 and -101, none in the wide one.
+# The stems that give the abstract's ratios: deep ones in ResNet-18 and -101, none in the wide one.
 COUNTED = {"resnet18": "3x3x3", "mobilenet_v2": "7x7", "resnet101": "3x3x3", "wide_resnet50_2": "7x7"}
 
 
@@ -595,5 +595,5 @@ DEVIATIONS = (
     "Code: cps labels come from batch statistics; here from the copy in evaluation mode.",
     "Code: windows add logits, ours average probabilities; and the code picks the best of the last epochs on val, we take the last.",
     "4 GPUs: the code divides losses by their number twice; lr and weight decay of size=paper are the equivalents for one mean over the batch.",
-    "Miniatures train teachers by ema instead of cps (half the cost) after a burn-in on labels, on 48 x 48 pictures.",
+    "Miniatures learn by Adam; their teachers by ema instead of cps (half the cost) after a burn-in on labels, on 48 x 48 pictures.",
 )
