@@ -30,7 +30,7 @@ def fold_batch_norm(model: nn.Module, image: torch.Tensor, limit: float = 1e-3) 
         for (first, convolution), (second, norm) in zip(children, children[1:]):
             if type(convolution) is nn.Conv2d and isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm)) and norm.weight.numel() == convolution.out_channels:
                 setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
-                setattr(parent, second, nn.Identity())
+                setattr(parent, second, nn.Identity().eval())
     with torch.no_grad():
         before, after = (torch.cat([t.float().flatten() for t in tree_leaves(net(image))]) for net in (model, folded))
     worst, largest = float((before - after).abs().max()), float(before.abs().max())

@@ -31,7 +31,7 @@ class BinPooling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [B, C, h, w] -> [B, D, h, w]."""
-        if len(x) == 1 and 1 in self.bins and self.branches[0][1].training:
+        if len(x) == 1 and 1 in self.bins and isinstance(self.branches[0][1], nn.BatchNorm2d) and self.branches[0][1].training:
             raise ValueError("pyramid pooling with one bin leaves one value per image, and batch norm in training mode cannot normalise a batch of one; "
                              "use a batch of at least 2 per process.")
         views = [resize(branch(F.adaptive_avg_pool2d(x, n)), x.shape[-2:]) for branch, n in zip(self.branches, self.bins)]  # [B, I, h, w]

@@ -385,7 +385,7 @@ RECIPES = {
 
 DEVIATIONS = (
     "The released pyramid is [p1, p1, p3] and its grouped convolution reads three neighbouring channels of that list; pooling=interleaved gives every group "
-    "p1, p2 and p3 of one channel, which the names in the code suggest. Measured side by side: table C of the claim.",
+    "p1, p2 and p3 of one channel, which the names in the code suggest. Table C of the claim compares them; not measured yet.",
     "GCE's 3x3 and 7x7 convolutions act on 1x1 maps; we keep their centre taps (0.46 M parameters fewer, the same function; tested). dead_taps=true keeps all.",
     "The released loop expects PIDNet's boundary map as last output, the released heads give a second class map there and the loop fails. Default: cross-"
     "entropy on both auxiliary maps; boundary=true: a one-channel head and PIDNet's two terms, with edges where labels change (not Sobel of class numbers) "

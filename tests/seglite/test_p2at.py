@@ -272,6 +272,8 @@ def test_folding_keeps_the_answer_and_drops_the_norms():
     assert_close(folded(image).detach(), model(image).detach(), factor=5)  # other order of products, 40 layers
     norms = [name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms == ["head.0", "aux1.0", "aux2.0"]  # the first norm of a head stands before a ReLU, not after a convolution
+    rival = by_name(PSPNet(resnet18(classes=0, width=8, output_stride=8), 5, 16))
+    assert_close(fold_batch_norm(rival, image)(image).detach(), rival(image).detach(), factor=5)
     with pytest.raises(ValueError, match="eval mode"):
         fold_batch_norm(model.train(), image)
 
@@ -419,3 +421,19 @@ def test_imagenet_body_and_camvid_frames(data_root, tmp_path):
         assert p2at.predictor(model, config)(frame).shape == (1, 11, 360, 480)
     finally:
         run.close()
+
+
+@pytest.mark.slow
+def test_every_row_of_the_claim_exists(tmp_path):
+    """Two steps per row: three tables with the metrics that the statements read, and costs that order as arithmetic does."""
+    config = parse(f"out={tmp_path}", "threads=1", "train.steps=2", "train.batch=2", "scenes.train_images=8", "scenes.val_images=2")
+    run = Run(config, quiet=True)
+    try:
+        tables = p2at.claim(run)
+    finally:
+        run.close()
+    assert list(tables) == [p2at.AXIAL, p2at.NEARER, p2at.STREET] and list(tables[p2at.STREET]) == list(p2at.ROAD)
+    assert {type(holds(tables)) for holds in p2at.CLAIM["statements"].values()} == {bool}
+    street = tables[p2at.STREET]
+    assert street["+ GCE = P2AT"]["MMAC"] < street["P2AT, full attention"]["MMAC"] < street["PSPNet, stride 8"]["MMAC"]
+    assert street["feature pyramid, no context"]["params k"] < street["+ GCE = P2AT"]["params k"]
