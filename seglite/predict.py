@@ -99,7 +99,7 @@ def label_photograph(predict: Callable, image: np.ndarray, data, device: str = "
 def shares(labels: np.ndarray, classes) -> str:
     """"dog 31 %, sofa 20 %, background 49 %": the classes of a label map, objects first."""
     counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
-    order = sorted(np.flatnonzero(counts), key=lambda k: (k == 0, -counts[k]))
+    order = sorted(np.flatnonzero(counts), key=lambda k: (classes[k] == "background", -counts[k]))
     return ", ".join(f"{classes[k]} {max(1, round(100 * counts[k]))} %" for k in order)
 
 
