@@ -276,7 +276,7 @@ def parse(arguments: list[str], methods: dict) -> tuple[Config, list[str]]:
     for key, text in typed.items():
         value = convert(text, known[key][0], key)
         least = LEAST.get(key.split(".")[-1])
-        if least is not None and value < least:
+        if least is not None and not isinstance(value, str) and value < least:  # ZeroSeg's clip= is a file
             raise UsageError(f"{key}={text}: it must be at least {least}")
         if key not in ("method", "size") and value != before[key]:
             notes.append(f"{key}={value}" + (f" (was {before[key]})" if before[key] not in ("", None) else ""))
