@@ -95,6 +95,17 @@ def test_commands_exist(page):
                     settings.parse(arguments, METHODS)
 
 
+def test_the_course_is_complete():
+    """Lesson 00 lists every lesson under its title; numbers have no gaps; each lesson from 01 on has exercises, a check and solutions."""
+    start = (ROOT / "lessons/00_start_here.md").read_text()
+    assert [p.name[:2] for p in LESSONS] == [f"{i:02d}" for i in range(len(LESSONS))]
+    for page in LESSONS[1:]:
+        number, title = re.match(r"# (\d\d) · (.+)", page.read_text()).groups()
+        assert number == page.name[:2] and f"[{number}]({page.name}) | {title} |" in start, f"lesson 00 does not list {page.name}"
+        for folder in ("exercises", "exercises/checks", "exercises/solutions"):
+            assert len(list((ROOT / "lessons" / folder).glob(f"{number}_*.py"))) == 1, f"lesson {number} has no file in {folder}"
+
+
 def test_an_excerpt_that_drifted_is_noticed():
     source = "def f(x):\n    y = x + 1\n    return y\n"
     assert stands_in("    y = x + 1\n    return y\n", source) and stands_in("y = x + 1\nreturn y", source)
