@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from seglite import config, train
-from seglite.data import IGNORE, Batch
+from seglite.data import IGNORE, Batch, open_data
 from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.resnet import resnet18, resnet101, wide_resnet50_2
@@ -333,6 +333,19 @@ def test_windows_and_scales_at_test(tmp_path):
     seen = []
     mgd.predictor(lambda view: (seen.append(view.shape) or view, None), settings("test_scales=0.5"))(image)
     assert seen == [(1, 3, 20, 26)]
+
+
+def test_the_toy_never_mirrors_pictures_whose_stripes_are_the_class():
+    """A mirror image turns rising stripes into falling ones, and the label stays."""
+    assert settings().augment.flip == 0 and settings().scenes.world == "few"
+    data, signs = open_data(settings("scenes.train_images=64"), "train"), {"rising": set(), "falling": set()}
+    for sample in (data.read(i, ("image", "mask")) for i in range(len(data))):
+        gy, gx = np.gradient(sample["image"].astype(float).mean(2))
+        for name, found in signs.items():
+            here = sample["mask"] == data.classes.index(name)
+            if here.sum() >= 150:
+                found.add(float(np.sign((gx * gy)[here].sum())))
+    assert signs == {"rising": {1.0}, "falling": {-1.0}}  # mirroring changes the sign of gx alone
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------------------------------
