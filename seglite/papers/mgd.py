@@ -561,7 +561,7 @@ CLAIM = {
 RECIPES = {
     "toy": {
         "scenes.world": "few", "scenes.size": 48, "scenes.train_images": 320, "scenes.val_images": 150, "labels": "1/8",
-        "augment.flip": 0.0, "teacher_training": "ema", "burn_in": 0.3, "lambda_image": 0.1, "lambda_region": 10.0,
+        "augment.flip": 0.0, "teacher_training": "ema", "burn_in": 0.8, "lambda_image": 0.1, "lambda_region": 10.0,
         **{f"{stage}.{key}": value for stage in ("deep_train", "wide_train", "train")
            for key, value in (("steps", 300), ("batch", 8), ("optimizer", "adam"), ("lr", 5e-3), ("weight_decay", 0.0))},
     },
