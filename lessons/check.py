@@ -29,6 +29,19 @@ def find(folder: str, number: str) -> Path:
     return found[0]
 
 
+def attempt(function, *arguments, kind: type = object, called: str = "an answer"):
+    """(answer, nothing) or (nothing, sentence): what a learner's function gives, which may fail in any way. `called`: the kind, in words."""
+    try:
+        answer = function(*arguments)
+    except Exception as error:
+        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
+    if kind is object and answer is None:
+        return None, f"{function.__name__} returned None: nothing written yet?"
+    if not isinstance(answer, kind):
+        return None, f"{function.__name__} returned {type(answer).__name__}, expected {called}: nothing written yet?"
+    return answer, None
+
+
 def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2 or arguments[1:] not in ([], ["solutions"]):
         print(__doc__.split("\n\nEach")[0], file=sys.stderr)

@@ -1,6 +1,8 @@
 """What can go wrong in the exercises of lesson 10, by name. Expected values are worked out here with plain loops."""
 import torch
 
+from lessons.check import attempt
+
 
 def _random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -11,14 +13,7 @@ def _cosine(a, b) -> float:
 
 
 def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    if not isinstance(answer, torch.Tensor):
-        return None, f"{function.__name__} returned {type(answer).__name__}, expected a tensor: nothing written yet?"
-    return answer, None
+    return attempt(function, *arguments, kind=torch.Tensor, called="a tensor")
 
 
 def _same(a, b) -> bool:

@@ -4,18 +4,11 @@ import math
 import torch
 from torch.nn import functional as F
 
+from lessons.check import attempt
+
 
 def _random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    return (None, f"{function.__name__} returned None: nothing written yet?") if answer is None else (answer, None)
 
 
 def _close(a, b) -> bool:
@@ -34,7 +27,7 @@ def _info_nce(table, rows: bool) -> float:
 
 def check_contrastive(function) -> list[str]:
     image, text = _random(4, 3) * torch.tensor([[1.0], [3.0], [0.5], [2.0]]), _random(4, 3, seed=1) * torch.tensor([[2.0], [1.0], [1.0], [0.3]])
-    answer, problem = _try(function, image, text, 5.0)
+    answer, problem = attempt(function, image, text, 5.0)
     if problem:
         return [problem]
     table = torch.tensor([[float(a @ b / (a.norm() * b.norm())) for b in text] for a in image]).double()
@@ -62,7 +55,7 @@ def check_merge(function) -> list[str]:
              (["a", "b", "c"], {("a", "b"): 1, ("ab", "c"): 0}, ["abc"], {("ab", "c"): "merge stops after one round: a joined symbol may join again"}),
              (["q"], {("a", "b"): 0}, ["q"], {})]
     for parts, ranks, expected, named in cases:
-        answer, problem = _try(function, list(parts), dict(ranks))
+        answer, problem = attempt(function, list(parts), dict(ranks))
         if problem:
             return [problem]
         if list(answer) != expected:
@@ -72,7 +65,7 @@ def check_merge(function) -> list[str]:
 
 def check_embedding(function) -> list[str]:
     table = {"a photo of a dog": torch.tensor([3.0, 0.0]), "dog": torch.tensor([0.0, 1.0]), "a photo of a {}": torch.tensor([9.0, -9.0]), "{}": torch.tensor([9.0, -9.0])}
-    answer, problem = _try(function, lambda texts: torch.stack([table[t] for t in texts]), ["a photo of a {}", "{}"], "dog")
+    answer, problem = attempt(function, lambda texts: torch.stack([table[t] for t in texts]), ["a photo of a {}", "{}"], "dog")
     if problem:
         return [problem]
     if _close(answer, F.normalize(torch.tensor([3.0, 1.0]), dim=0)):
@@ -90,7 +83,7 @@ def check_recall(function) -> list[str]:
     owner = torch.tensor([0, 0, 1, 2])  # image 0: own caption first; image 1: second; image 2: its caption is second
     for rank, expected, named in ((1, 1 / 3, {1 / 4: "counts captions: the share is of images"}),
                                   (2, 1.0, {}), (9, 1.0, {4 / 3: "counts an image twice when two of its captions are near"})):
-        answer, problem = _try(function, cosine, owner, rank)
+        answer, problem = attempt(function, cosine, owner, rank)
         if problem:
             return [problem]
         if abs(float(answer) - expected) > 1e-6:

@@ -4,18 +4,11 @@ import math
 import torch
 from torch.nn import functional as F
 
+from lessons.check import attempt
+
 
 def _random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    return (None, f"{function.__name__} returned None: nothing written yet?") if answer is None else (answer, None)
 
 
 def _close(a, b) -> bool:
@@ -24,7 +17,7 @@ def _close(a, b) -> bool:
 
 
 def check_cells(function) -> list[str]:
-    answer, problem = _try(function, [1, 3], 224)
+    answer, problem = attempt(function, [1, 3], 224)
     if problem:
         return [problem]
     answer = [tuple(float(v) for v in box) for box in answer]
@@ -45,7 +38,7 @@ def check_cells(function) -> list[str]:
 
 def check_hide(function) -> list[str]:
     noise = torch.tensor([[0.9, 0.1, 0.5, 0.7, 0.3], [0.1, 0.9, 0.8, 0.2, 0.4]])
-    answer, problem = _try(function, noise, 0.5)
+    answer, problem = attempt(function, noise, 0.5)
     if problem:
         return [problem]
     keep, removed = answer
@@ -63,14 +56,14 @@ def check_hide(function) -> list[str]:
         return ["hide marks visible patches with 1; removed is 1 where a patch is hidden"]
     if not _close(removed, expected):
         return [f"hide gives removed {torch.as_tensor(removed).tolist()}, expected {expected}"]
-    answer, problem = _try(function, _random(1, 196), 0.6)
+    answer, problem = attempt(function, _random(1, 196), 0.6)
     return [] if answer is not None and answer[0].shape[1] == 78 else [problem or "hide at ratio 0.6 must leave 78 of 196 patches"]
 
 
 def check_matching(function) -> list[str]:
     segments, views = 3 * _random(2, 3, 4), 5 * _random(2, 5, 4, seed=1)
     segments[0, 0] = 2 * views[0, 0]  # the whole image, which must not count
-    answer, problem = _try(function, segments, views)
+    answer, problem = attempt(function, segments, views)
     if problem:
         return [problem]
     unit = lambda x: F.normalize(x, dim=-1)  # noqa: E731
@@ -97,7 +90,7 @@ def check_matching(function) -> list[str]:
 
 def check_scores(function) -> list[str]:
     tokens, pooled, classes = (F.normalize(_random(*s, seed=i), dim=-1) for i, s in enumerate(((3, 4), (4,), (6, 4))))
-    answer, problem = _try(function, tokens, pooled, classes, 5.0, 2)
+    answer, problem = attempt(function, tokens, pooled, classes, 5.0, 2)
     if problem:
         return [problem]
     cosine = [[float(t @ c) for c in classes] for t in tokens]
@@ -125,7 +118,7 @@ def check_scores(function) -> list[str]:
 def check_background(function) -> list[str]:
     table = torch.tensor([[0.2, 0.7], [0.6, 0.1], [0.3, 0.3]])
     for threshold, expected in ((0.65, [2, 0, 0]), (0.1, [2, 1, 1]), (0.95, [2, 0, 0])):
-        answer, problem = _try(function, table, threshold)
+        answer, problem = attempt(function, table, threshold)
         if problem:
             return [problem]
         found = torch.as_tensor(answer).tolist()

@@ -3,20 +3,15 @@ import math
 
 import torch
 
+from lessons.check import attempt
+
 
 def _random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _try(function, *arguments, kind=torch.Tensor):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    if not isinstance(answer, kind):
-        return None, f"{function.__name__} returned {type(answer).__name__}, expected {'two tensors' if kind is tuple else 'a tensor'}: nothing written yet?"
-    return answer, None
+    return attempt(function, *arguments, kind=kind, called="two tensors" if kind is tuple else "a tensor")
 
 
 def _same(a, b) -> bool:

@@ -2,16 +2,7 @@
 import math
 import statistics
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    if answer is None:
-        return None, f"{function.__name__} returned None: nothing written yet?"
-    return answer, None
+from lessons.check import attempt
 
 
 def _same(a, b) -> bool:
@@ -26,7 +17,7 @@ ROUNDS = [(2.0, 3.0), (1.5, 2.4), (4.0, 6.0), (4.2, 6.2), (40.0, 6.0), (1.9, 2.2
 
 
 def check_times_as_fast(function) -> list[str]:
-    answer, problem = _try(function, ROUNDS)
+    answer, problem = attempt(function, ROUNDS)
     if problem:
         return [problem]
     ratios = [peer / ours for ours, peer in ROUNDS]
@@ -50,7 +41,7 @@ def check_floor_ms(function) -> list[str]:
     roof = {"bytes_per_s": 2e10, "flops_per_s": 1e11, "exps_per_s": 1e9}
     cases = [(4e9, 1e10, 1e7, 200.0), (1e9, 9e10, 1e7, 900.0), (1e9, 1e10, 5e8, 500.0)]
     for moved, flops, exps, expected in cases:
-        answer, problem = _try(function, moved, flops, exps, roof)
+        answer, problem = attempt(function, moved, flops, exps, roof)
         if problem:
             return [problem]
         if _same(answer, expected):
@@ -70,7 +61,7 @@ def check_floor_ms(function) -> list[str]:
 
 def check_paired(function) -> list[str]:
     baseline, method = [0.60, 0.70, 0.65, 0.55], [0.63, 0.74, 0.66, 0.60]
-    answer, problem = _try(function, baseline, method)
+    answer, problem = attempt(function, baseline, method)
     if problem:
         return [problem]
     try:
@@ -97,7 +88,7 @@ def check_row_attention_bytes(function) -> list[str]:
     shape = (2, 4, 16, 24, 32)
     tensor = 4 * math.prod(shape)
     for copies, expected in ((False, 4 * tensor), (True, 12 * tensor)):
-        answer, problem = _try(function, *shape, copies)
+        answer, problem = attempt(function, *shape, copies)
         if problem:
             return [problem]
         if _same(answer, expected):
