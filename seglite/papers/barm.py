@@ -322,11 +322,13 @@ def later_step(network: nn.Module, batch: dict, teacher: Teacher, config: Settin
     """One iteration of step t >= 1: the losses of the chosen learner. `new`: classes of this step. `thresholds`: PLOP's, [C]."""
     target = batch["mask"]
     size = target.shape[-2:]
-    old, now = teacher(batch["image"]), network(batch["image"])
-    logits, known = resize(now.logits.float(), size), resize(old.logits.float(), size)  # [B, K, H, W], [B, C, H, W]
-    channels, steps = known.shape[1], len(old.heads)
+    now = network(batch["image"])
+    logits = resize(now.logits.float(), size)  # [B, K, H, W]
     if config.learner == "fine_tuning":
         return {"bce": pixel_bce(logits, target)}
+    old = teacher(batch["image"])
+    known = resize(old.logits.float(), size)  # [B, C, H, W]
+    channels, steps = known.shape[1], len(old.heads)
     if config.learner == "mib":
         return {"ce": incremental.mib_cross_entropy(logits, target, channels), "kd": 10 * incremental.mib_distillation(logits, known)}
     if config.learner == "plop":

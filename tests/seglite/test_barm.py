@@ -309,6 +309,29 @@ def test_the_papers_network_step_by_step(task):
         assert t.steps == 11 and round((sizes[-1] - sizes[0]) / 1e6, 1) == 5.9
 
 
+@pytest.mark.realdata
+def test_the_preset_of_voc_10_1_builds_all_eleven_steps(data_root):
+    """size=paper, task=10-1: images of every step from the lists, iterations from the images, and a network grown ten times from the first."""
+    from seglite.data.steps import images_of_step, read_presence
+    from seglite.data.voc import CLASSES
+
+    c = settings("data=voc", "size=paper", "task=10-1")
+    task = barm.task_of(c, SimpleNamespace(classes=CLASSES))
+    present = read_presence(str(data_root / "lists/voc2012/train_aug_cls.txt"), len(CLASSES) - 1)
+    images = [len(images_of_step(present, task, t, c.setting)) for t in range(task.steps)]
+    assert images == [6139, 528, 1177, 444, 482, 3898, 487, 299, 491, 500, 548]
+    iterations = [barm.recipe_of(c.step if t else c.train, c.step_epochs if t else c.epochs, n).steps for t, n in enumerate(images)]
+    assert iterations == [50 * (6139 // 16), *(20 * (n // 8) for n in images[1:])] and iterations[0] == 19150 and iterations[7] == 740
+    counts = [len(group) for group in task.groups]
+    with torch.device("meta"):
+        network = barm.build(c, counts[:1])
+        for t in range(1, task.steps):
+            network = barm.grow(network, counts[: t + 1], c)
+            assert [z.out_channels for z in network.classifiers] == [11] + [2] * t and task.seen(t) == 11 + t
+            assert [g["lr_scale"] for g in barm.parameter_groups(network, c)] == [1.0, 1.0, 0.1, 0.1]
+        assert network.eval()(torch.empty(1, 3, 97, 97)).logits.shape == (1, 21, 7, 7)
+
+
 def test_the_papers_recipe():
     c = settings("data=voc", "size=paper")
     assert barm.recipe_of(c.step, c.step_epochs, 487).steps == 20 * 60  # VOC 15-1, step 1: 487 images, batch 8
