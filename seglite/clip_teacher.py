@@ -24,8 +24,10 @@ from seglite.data import Batches, normalise
 from seglite.data.captions import Images, one_caption
 from seglite.data.squares import RandomSquare, cells, centre_square, grid_views
 from seglite.losses import contrastive
-from seglite.nets.clip import MEAN, STD, Clip, clip_tiny, load_clip
-from seglite.openvocab import class_embeddings, retrieval, templates
+from seglite.nets.clip import MEAN, STD, Clip, LockedTower, clip_tiny, load_clip
+from seglite.nets.mobilenet import mobilenet_v2
+from seglite.nets.weights import load_weights
+from seglite.openvocab import class_embeddings, retrieval, retrieval_by_chance, templates
 from seglite.tokenizer import BytePairs, Tokenizer, Words
 
 CHUNK = 1024     # images per file of cached views: what a kill can cost
@@ -91,7 +93,8 @@ def open_tokenizer(run) -> Tokenizer:
 
 
 def open_teacher(run) -> ClipTeacher:
-    """The teacher of a run. Without clip= it is trained in the stage "clip": contrastive loss on images and captions, nothing else."""
+    """The teacher of a run. Without clip= it is trained in the stage "clip": contrastive loss on images and captions; with clip_image= the image
+    side begins as a published classifier and keeps its features."""
     if run.config.size == "paper" and not run.config.clip:
         raise UsageError("size=paper distils the released ViT-L/14: give clip=ViT-L-14.pt and vocabulary=bpe_simple_vocab_16e6.txt.gz")
     config, tokenizer = run.config, open_tokenizer(run)
@@ -105,6 +108,8 @@ def open_teacher(run) -> ClipTeacher:
     torch.manual_seed(config.seed * 10 + 6)
     model = clip_tiny(tokenizer.size, config.clip_size, config.clip_patch, tokenizer.context, embed=config.clip_width, width=config.clip_width,
                       text_width=config.clip_width)
+    if config.clip_image:
+        model.visual = locked_mobilenet(config, "" if (run.folder / "clip" / "final.pt").exists() else config.clip_image, run.say)
 
     def step(network, batch, t):
         image, text, scale = network(batch["image"], tokenizer(batch["text"]).to(run.device))
@@ -113,6 +118,16 @@ def open_teacher(run) -> ClipTeacher:
     squares = one_caption(RandomSquare(config.clip_size, config.clip_smallest))
     run.fit("clip", model, step, Batches(data, config.clip_train.batch, config.seed * 10 + 1, squares), config.clip_train)
     return ClipTeacher(model.requires_grad_(False), tokenizer, data.mean, data.std, run.device)
+
+
+def locked_mobilenet(config, path: str, say) -> LockedTower:
+    """MobileNetV2's pooled features (1,280 numbers), frozen, and a projection that learns. path: its published weights; empty: a checkpoint follows."""
+    network = mobilenet_v2(frozen_bn=True)
+    channels = network.classifier[-1].in_features
+    if path:
+        load_weights(network, path, say=say)
+    network.classifier = torch.nn.Identity()
+    return LockedTower(network, channels, config.clip_size, config.clip_width)
 
 
 class Views:
@@ -183,8 +198,8 @@ def crop_accuracy(run, teacher: ClipTeacher, grids: Sequence[int], prompts: str,
 
 
 @torch.no_grad()
-def caption_retrieval(run, teacher: ClipTeacher) -> dict[str, float]:
-    """Recall of captions for held-out images and of images for held-out captions; see `openvocab.retrieval`."""
+def caption_retrieval(run, teacher: ClipTeacher) -> dict[str, dict[str, float]]:
+    """Recall of captions for held-out images and of images for held-out captions, see `openvocab.retrieval`: {"found": ..., "chance": ...}."""
     data = run.truth("val")
     squares, texts, owner = [], [], []
     for i in range(len(data)):
@@ -193,4 +208,5 @@ def caption_retrieval(run, teacher: ClipTeacher) -> dict[str, float]:
         texts += sample["texts"]
         owner += [i] * len(sample["texts"])
     image, text = teacher.images(np.stack(squares)), teacher.texts(texts)
-    return retrieval(F.normalize(image, dim=1), F.normalize(text, dim=1), torch.tensor(owner))
+    whose = torch.tensor(owner)
+    return {"found": retrieval(F.normalize(image, dim=1), F.normalize(text, dim=1), whose), "chance": retrieval_by_chance(whose, len(data))}

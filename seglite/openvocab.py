@@ -12,6 +12,7 @@ B batch, S segment tokens, E joint embedding, K words (background is none of the
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -180,3 +181,11 @@ def retrieval(image: torch.Tensor, text: torch.Tensor, owner: torch.Tensor, rank
         near = cosine.T.topk(min(r, len(image)), dim=1).indices
         found[f"text to image R@{r}"] = float((near == owner.to(near.device)[:, None]).any(1).float().mean())
     return found
+
+
+def retrieval_by_chance(owner: torch.Tensor, images: int, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """What `retrieval` would find on average if everything were shuffled; owner int64 [M], the same keys."""
+    texts, own = len(owner), torch.bincount(owner, minlength=images).tolist()
+    missed = lambda n, r: math.comb(texts - n, min(r, texts)) / math.comb(texts, min(r, texts))  # none of an image's n texts among r drawn
+    return {**{f"image to text R@{r}": 1 - sum(missed(n, r) for n in own) / images for r in ranks},
+            **{f"text to image R@{r}": min(r, images) / images for r in ranks}}

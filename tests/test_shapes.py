@@ -75,7 +75,8 @@ def p2at():
     from seglite.papers import p2at as P
 
     image, mask = torch.randn(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
-    for extra in (["attention=squeeze"], ["attention=axial", "boundary=true"], ["attention=full", "fusion=sum"], ["net=pspnet"]):
+    for extra in (["attention=squeeze"], ["attention=axial", "boundary=true"], ["attention=full", "fusion=sum"], ["net=pspnet"],
+                  ["net=deeplabv3"], ["short_sighted=true"]):
         settings = config.parse(["method=p2at", "body_width=8", "channels=16", "heads=2", "key=4", "value=6", "base=192", *extra], {"p2at": P})[0]
         net = P.build(settings, 5)
         P.step_losses(net.train()(image), mask, settings)
@@ -151,8 +152,9 @@ def losses():
 
 
 def clip():
-    from seglite.nets.clip import clip_tiny
+    from seglite.nets.clip import LockedTower, clip_tiny
 
+    LockedTower(torch.nn.Flatten(), 192, 8, 5)(torch.randn(2, 3, 8, 8))
     model = clip_tiny(9, image_size=20, patch=4, context=7)
     model(torch.randn(2, 3, 20, 20), torch.randint(0, 9, (2, 7)))
 

@@ -126,6 +126,29 @@ class ImageTower(nn.Module):
         return self.tokens(image)[:, 0]  # [B, E]
 
 
+class LockedTower(nn.Module):
+    """A published classifier as image tower: its features stay as they are, a projection into the joint space is learned.
+
+    Locked-image tuning (Zhai et al., "LiT", CVPR 2022, arXiv 2111.07991): with few pairs a good image network should not be moved by them; the text
+    tower learns to read it. features: image -> [B, C] pooled; image_size: the side it is asked for, as in `ImageTower`.
+    """
+
+    def __init__(self, features: Callable[[torch.Tensor], torch.Tensor], channels: int, image_size: int, embed: int):
+        super().__init__()
+        self.features = features.requires_grad_(False)
+        self.image_size = image_size
+        self.norm = nn.LayerNorm(channels)
+        self.proj = nn.Linear(channels, embed)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """image: [B, 3, H, W] normalised as the classifier wants it -> [B, E], not of unit length."""
+        if tuple(image.shape[-2:]) != (self.image_size, self.image_size):
+            raise ValueError(f"this CLIP sees {self.image_size} x {self.image_size} pixels, the image has {image.shape[-2]} x {image.shape[-1]}; resize it first")
+        with torch.no_grad():
+            found = self.features(image)  # [B, C]
+        return self.proj(self.norm(found))  # [B, E]
+
+
 @dataclass(frozen=True)
 class Shape:
     """Every size of a CLIP model."""

@@ -476,7 +476,7 @@ def train(run) -> None:
     table = {"title": "Held-out images and captions", "columns": ["", "share"], "rows": [[k, round(v, 3)] for k, v in measured.items()],
              "note": f"patches sorted: of mixed held-out images, given back to their caption ({chance}); R@r: the right one among the first r"}
     run.report(predict, model=model, tables=[table], samples=lambda sample: {"segments": segment_picture(model, sample["image"], config, data, run.device)},
-               headline={k: v for k, v in measured.items() if k in ("patches sorted", "text to image R@1")},
+               headline={k: v for k, v in measured.items() if k in ("patches sorted", "text to image R@1") or config.data == "captions"},
                notes=["zero-shot: no mask was seen; the classes are words", *(f"deviation {i}: {d}" for i, d in enumerate(DEVIATIONS, 1))])
 
 

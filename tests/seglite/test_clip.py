@@ -184,3 +184,17 @@ def test_a_damaged_archive_and_a_foreign_state_dict(tiny, tmp_path):
     torch.save({**tiny.state_dict(), "visual.positional_embedding": torch.zeros(16, 64)}, tmp_path / "grid.pt")
     with pytest.raises(ValueError, match="16 rows; expected 1"):
         C.load_clip(tmp_path / "grid.pt")
+
+
+def test_a_locked_tower_learns_its_projection_and_nothing_else():
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6))
+    tower, image = C.LockedTower(features, 6, 8, 4), torch.randn(5, 3, 8, 8)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    tower(image).square().sum().backward()
+    torch.optim.SGD([p for p in tower.parameters() if p.requires_grad], 0.1).step()
+    moved = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"norm.weight", "norm.bias", "proj.weight", "proj.bias"}
+    assert all(p.grad is None for p in tower.features.parameters())
+    with pytest.raises(ValueError, match="sees 8 x 8 pixels, the image has 16 x 8"):
+        tower(torch.randn(1, 3, 16, 8))

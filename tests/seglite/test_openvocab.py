@@ -123,6 +123,18 @@ def test_windows_and_resizing_give_the_image_its_own_size_back():
     torch.testing.assert_close(small(image), whole(image))
 
 
+def test_retrieval_by_chance_is_the_mean_over_shuffled_vectors():
+    owner = torch.tensor([0, 0, 1, 1, 1, 2, 3])
+    expected = O.retrieval_by_chance(owner, 4, ranks=(1, 3))
+    assert expected["image to text R@1"] == pytest.approx((2 + 3 + 1 + 1) / 7 / 4) and expected["text to image R@3"] == 0.75
+    random, found = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        image, text = (F.normalize(torch.randn(n, 16, generator=random), dim=1) for n in (4, 7))
+        found.append(O.retrieval(image, text, owner, ranks=(1, 3)))
+    for name, share in expected.items():
+        assert sum(f[name] for f in found) / len(found) == pytest.approx(share, abs=0.05), name
+
+
 def test_retrieval():
     image = torch.eye(3)
     text = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.9, 0, 0.1], [0, 0, 1]])

@@ -242,6 +242,30 @@ def test_other_words_after_training(finished):
         predict.for_words(("zebra",))
 
 
+def test_a_published_classifier_as_the_image_side_of_the_teacher(tmp_path, capsys):
+    """Its features are the file's afterwards, bit for bit; the report says where they are from; a finished run does not need the file."""
+    from seglite.nets.mobilenet import mobilenet_v2
+
+    torch.manual_seed(3)
+    published = mobilenet_v2()
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+    small = {"clip_size": 32, "grids": "1,2", "scenes.val_images": 1}
+    assert train.main(tiny(tmp_path / "run", clip_image=str(tmp_path / "published.pth"), **small), METHODS) == 0
+    (tmp_path / "published.pth").unlink()
+    predict, data, run = open_run(tmp_path / "run", METHODS)
+    run.close()
+    tower, own = teacher_of(predict).model.visual, published.state_dict()
+    kept = {name: value for name, value in tower.features.state_dict().items()}
+    assert kept and all(torch.equal(value, own[name]) for name, value in kept.items() if "num_batches" not in name)
+    square = torch.randn(2, 3, 32, 32)
+    published.eval()
+    pooled = published.features[-1](published.features(square)[-1]).mean((2, 3))
+    assert_close(tower(square), tower.proj(tower.norm(pooled)))
+    assert "published.pth, frozen" in (tmp_path / "run" / "report.html").read_text()
+    assert train.main(tiny(tmp_path / "other", clip_image="nowhere.pth", clip_size=32), METHODS) == 1
+    assert "nowhere.pth: there is no such weights file" in capsys.readouterr().err
+
+
 def test_predict_command_takes_words(finished, tmp_path, capsys):
     from seglite import predict as command
 
@@ -284,6 +308,7 @@ def test_photographs_with_captions_run_through_the_same_path(data_root, tmp_path
     assert train.main(arguments, METHODS) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert 0 <= result["image to text R@1"] <= 1 and "miou" not in result
+    assert "by chance" in (tmp_path / "run" / "report.html").read_text()
     assert "no masks" in (tmp_path / "run" / "report.html").read_text()
 
 
