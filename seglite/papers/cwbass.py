@@ -50,6 +50,10 @@ class Settings(Config):
     """a miniature, or DeepLabv3+ on an ImageNet backbone (paper: resnet50)"""
     output_stride: int = 8
     """of the DeepLabv3+ nets (ST++: 8, rates 12, 24, 36)"""
+    head_width: int = 0
+    """channels of their ASPP and decoder; 0: 256 (ST++), 128 with mobilenet_v2"""
+    dropout: tuple[float, float] = (0.5, 0.1)
+    """their two dropouts: of whole channels after the ASPP, of values after the decoder (ST++: 0.5, 0.1)"""
     threshold: Literal["dynamic", "fixed", "none"] = "dynamic"
     """what a pseudo label's confidence must exceed: formula 1, a constant, or nothing"""
     t0: float = 1.0
@@ -103,13 +107,13 @@ def supervision(config: Settings) -> tuple[str, ...]:
 
 
 def build(config: Settings, classes: int, say: Callable = print) -> nn.Module:
-    """The segmenter; DeepLabv3+ has ST++'s two dropouts (whole channels after the ASPP, values after the decoder)."""
+    """The segmenter; DeepLabv3+ has ST++'s two dropouts."""
     if config.net == "small":
         return SmallUNet(classes)
-    width = 128 if config.net == "mobilenet_v2" else 256
+    width = config.head_width or (128 if config.net == "mobilenet_v2" else 256)
     model = DeepLabV3Plus(cam.trunk(config.net, config.output_stride, config.weights, say), classes, width=width)
-    model.aspp.project[-1] = nn.Dropout2d(0.5)
-    model.decoder.append(nn.Dropout(0.1))
+    model.aspp.project[-1] = nn.Dropout2d(config.dropout[0])
+    model.decoder.append(nn.Dropout(config.dropout[1]))
     return model
 
 
@@ -439,9 +443,9 @@ RECIPES = {
         "train.steps": 200, "train.batch": 8, "train.lr": 0.02, "train.log_every": 10,
     },
     "small": {
-        "net": "mobilenet_v2", "output_stride": 16, "backbone_lr_scale": 0.1, "decay_grid": 60, "augment.long_side": 240, "augment.scale_min": 0.75,
-        "augment.scale_max": 1.5, "augment.crop": 160, "test_scales": (0.5,), "burn_in.steps": 250, "burn_in.batch": 8, "burn_in.lr": 0.05,
-        "burn_in.channels_last": True, "train.steps": 250, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
+        "net": "mobilenet_v2", "output_stride": 16, "head_width": 64, "dropout": (0.0, 0.0), "decay_grid": 60, "augment.long_side": 240,
+        "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 128, "test_scales": (0.5,), "burn_in.steps": 120, "burn_in.batch": 8,
+        "burn_in.lr": 0.02, "burn_in.channels_last": True, "train.steps": 120, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
     },
     "paper": {
         "net": "resnet50", "backbone_lr_scale": 0.1, **CODE, "ema": 0.999, "decay_grid": 100, "voc.train": "train_aug",

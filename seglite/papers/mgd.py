@@ -44,7 +44,7 @@ from seglite.nets.weights import load_weights
 from seglite.run import seed_of
 from seglite.teacher import Teacher, unwrap
 
-Net = Literal["tiny", "tiny_deep", "tiny_wide", "resnet18_layer3", "resnet18", "mobilenet_v2", "resnet101", "wide_resnet50_2"]
+Net = Literal["tiny", "tiny_deep", "tiny_wide", "resnet18_layer3", "resnet18", "mobilenet_v2", "mobilenet_v2_16", "resnet101", "wide_resnet50_2"]
 Who = Literal["deep", "wide", "none"]
 
 
@@ -53,7 +53,8 @@ class Settings(Config):
     labels: str = "1/8"
     """which training images keep their labels: a fraction, a number of images, or a list file"""
     student: Net = "tiny"
-    """the network that is kept. Paper: resnet18 or mobilenet_v2; tiny nets are for miniatures, resnet18_layer3 ends after layer3"""
+    """the network that is kept. Paper: resnet18 or mobilenet_v2; tiny nets are for miniatures, resnet18_layer3 ends after layer3, mobilenet_v2_16
+    keeps stride 16 and is CW-BASS's network too"""
     deep: Net = "tiny_deep"
     """T_D, deep and thin. Paper: resnet101"""
     wide: Net = "tiny_wide"
@@ -125,7 +126,7 @@ class Shape(NamedTuple):
 
 TINY = {"tiny": ((1, 1, 1), 8), "tiny_deep": ((2, 3, 2), 16), "tiny_wide": ((1, 1, 1), 32)}  # blocks per stage, channels after the stem
 HEADS = {"tiny": Shape(16, 8, (1, 2, 3)), "tiny_deep": Shape(24, 12, (1, 2, 3)), "tiny_wide": Shape(32, 12, (1, 2, 3)),
-         "mobilenet_v2": Shape(256, 24, (6, 12, 18))}
+         "mobilenet_v2": Shape(256, 24, (6, 12, 18)), "mobilenet_v2_16": Shape(128, 48, (6, 12, 18))}
 PAPER_HEAD = Shape(256, 48, (6, 12, 18))
 
 
@@ -156,8 +157,8 @@ def trunk(name: Net, stem: str = "7x7") -> nn.Module:
             depthwise = next(m for m in layer.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
             depthwise.dilation = depthwise.padding = (rate, rate)
         return body
-    if name == "resnet18_layer3":
-        return resnet18(classes=0, stages=3, output_stride=16)
+    if name in ("mobilenet_v2_16", "resnet18_layer3"):
+        return mobilenet_v2(classes=0, output_stride=16) if name == "mobilenet_v2_16" else resnet18(classes=0, stages=3, output_stride=16)
     options = {"classes": 0, "output_stride": 16, "convention": "deeplab"}
     if name == "resnet18":
         body, width = resnet18(multi_grid=(1, 2), **options), 32
@@ -566,11 +567,11 @@ RECIPES = {
            for key, value in (("steps", 300), ("batch", 8), ("optimizer", "adam"), ("lr", 5e-3), ("weight_decay", 0.0))},
     },
     "small": {
-        "student": "tiny", "deep": "mobilenet_v2", "wide": "resnet18_layer3", "head_width": 64, "labels": "1/8", "teacher_training": "ema", "burn_in": 0.3,
-        "augment.long_side": 240, "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 128,
-        "test_scales": (0.5,),
-        "deep_train.steps": 300, "deep_train.batch": 8, "deep_train.lr": 0.02, "wide_train.steps": 300, "wide_train.batch": 8, "wide_train.lr": 0.02,
-        "train.steps": 600, "train.batch": 8, "train.lr": 0.05,
+        "student": "mobilenet_v2_16", "deep": "mobilenet_v2_16", "wide": "resnet18_layer3", "head_width": 64, "labels": "1/8",
+        "teacher_training": "ema", "burn_in": 0.8, "lambda_image": 0.021, "lambda_region": 50.0, "augment.long_side": 240, "augment.scale_min": 0.75,
+        "augment.scale_max": 1.5, "augment.crop": 128, "test_scales": (0.5,),
+        **{f"{stage}.{key}": value for stage in ("deep_train", "wide_train", "train")
+           for key, value in (("steps", 240), ("batch", 8), ("lr", 0.02), ("channels_last", True))},
     },
     "paper": {
         "student": "resnet18", "deep": "resnet101", "wide": "wide_resnet50_2", "labels": "1/8", "lambda_image": 0.084, "lambda_region": 100.0,
