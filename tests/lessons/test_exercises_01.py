@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from lessons.check import find, load, main
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "01"))
 SOLUTION = load(find("solutions", "01"))
 s_confusion, s_mean, s_boundary = SOLUTION.confusion, SOLUTION.mean_iou, SOLUTION.boundary_iou
 
@@ -43,65 +43,41 @@ def overlap(a, b):
     return float((a & b).sum() / (a | b).sum()) if (a | b).any() else float("nan")
 
 
-WRONG = {
-    "confusion": [
-        (lambda t, p, k: None, "returned None"),
-        (lambda t, p, k: table(t, p, k, transpose=True), "transposed"),
-        (lambda t, p, k: table(t, p, k, keep_ignored=True), "must not be counted"),
-        (lambda t, p, k: table(t, p, k, dtype=np.float32), "float32"),
-        (lambda t, p, k: table(t, p, k, once=True), "np.bincount"),
-        (lambda t, p, k: table(t, p, k, wrap=True), "wraps at 256"),
-        (lambda t, p, k: table(t, p, k).ravel(), "shape"),
-        (lambda t, p, k: 1 // 0, "ZeroDivisionError"),
-    ],
-    "mean_iou": [
-        (lambda c: None, "returned None"),
-        (lambda c: float(np.nan_to_num(ious(c)).mean()), "0/0 as 0"),
-        (lambda c: float(np.nan_to_num(ious(c), nan=1.0).mean()), "0/0 as 1"),
-        (lambda c: float(ious(c)[c.sum(1) > 0].mean()), "hallucinated"),
-        (lambda c: float((np.diag(c) / (c.sum(0) + c.sum(1)).clip(1))[:3].mean()), "hits twice"),
-        (lambda c: float((np.diag(c) / c.sum(1).clip(1))[:3].mean()), "recall"),
-        (lambda c: float(ious(c).mean()), "NaN"),
-    ],
-    "dataset_miou": [
-        (lambda pairs, k: None, "returned None"),
-        (lambda pairs, k: float(np.mean([s_mean(s_confusion(t, p, k)) for t, p in pairs])), "mIoU of single images"),
-        (lambda pairs, k: float(np.mean(np.nanmean([ious(s_confusion(t, p, k))[:4] for t, p in pairs], 0))), "class's IoU over images"),
-        (lambda pairs, k: float(np.nan_to_num(ious(sum(s_confusion(t, p, k) for t, p in pairs))).mean()), "in no image"),
-        (lambda pairs, k: s_mean(s_confusion(*pairs[0], k)), "expected"),
-    ],
-    "boundary_iou": [
-        (lambda a, b, d: None, "returned None"),
-        (lambda a, b, d: overlap(a, b), "plain IoU"),
-        (lambda a, b, d: overlap(a & ~eroded(a, d, frame=True), b & ~eroded(b, d, frame=True)), "image's edge"),
-        (lambda a, b, d: overlap((a & ~eroded(a, d)) | (~a & ~eroded(~a, d, frame=True)), (b & ~eroded(b, d)) | (~b & ~eroded(~b, d, frame=True))), "both sides"),
-        (lambda a, b, d: overlap(a & ~eroded(a, d, cross=True), b & ~eroded(b, d, cross=True)), "square"),
-        (lambda a, b, d: overlap(a & ~eroded(a, d), b & ~eroded(a, d)), "each mask has its own"),
-        (lambda a, b, d: overlap(a & ~eroded(a, 1), b & ~eroded(b, 1)), "width 1"),
-        (lambda a, b, d: 0.0 if not (a | b).any() else s_boundary(a, b, d), "expected nan"),
-    ],
-}
+WRONG = [
+    ("confusion", lambda t, p, k: None, "returned None"),
+    ("confusion", lambda t, p, k: table(t, p, k, transpose=True), "transposed"),
+    ("confusion", lambda t, p, k: table(t, p, k, keep_ignored=True), "must not be counted"),
+    ("confusion", lambda t, p, k: table(t, p, k, dtype=np.float32), "float32"),
+    ("confusion", lambda t, p, k: table(t, p, k, once=True), "np.bincount"),
+    ("confusion", lambda t, p, k: table(t, p, k, wrap=True), "wraps at 256"),
+    ("confusion", lambda t, p, k: table(t, p, k).ravel(), "shape"),
+    ("confusion", lambda t, p, k: 1 // 0, "ZeroDivisionError"),
+    ("mean_iou", lambda c: None, "returned None"),
+    ("mean_iou", lambda c: float(np.nan_to_num(ious(c)).mean()), "0/0 as 0"),
+    ("mean_iou", lambda c: float(np.nan_to_num(ious(c), nan=1.0).mean()), "0/0 as 1"),
+    ("mean_iou", lambda c: float(ious(c)[c.sum(1) > 0].mean()), "hallucinated"),
+    ("mean_iou", lambda c: float((np.diag(c) / (c.sum(0) + c.sum(1)).clip(1))[:3].mean()), "hits twice"),
+    ("mean_iou", lambda c: float((np.diag(c) / c.sum(1).clip(1))[:3].mean()), "recall"),
+    ("mean_iou", lambda c: float(ious(c).mean()), "NaN"),
+    ("dataset_miou", lambda pairs, k: None, "returned None"),
+    ("dataset_miou", lambda pairs, k: float(np.mean([s_mean(s_confusion(t, p, k)) for t, p in pairs])), "mIoU of single images"),
+    ("dataset_miou", lambda pairs, k: float(np.mean(np.nanmean([ious(s_confusion(t, p, k))[:4] for t, p in pairs], 0))), "class's IoU over images"),
+    ("dataset_miou", lambda pairs, k: float(np.nan_to_num(ious(sum(s_confusion(t, p, k) for t, p in pairs))).mean()), "in no image"),
+    ("dataset_miou", lambda pairs, k: s_mean(s_confusion(*pairs[0], k)), "expected"),
+    ("boundary_iou", lambda a, b, d: None, "returned None"),
+    ("boundary_iou", lambda a, b, d: overlap(a, b), "plain IoU"),
+    ("boundary_iou", lambda a, b, d: overlap(a & ~eroded(a, d, frame=True), b & ~eroded(b, d, frame=True)), "image's edge"),
+    ("boundary_iou", lambda a, b, d: overlap((a & ~eroded(a, d)) | (~a & ~eroded(~a, d, frame=True)), (b & ~eroded(b, d)) | (~b & ~eroded(~b, d, frame=True))), "both sides"),
+    ("boundary_iou", lambda a, b, d: overlap(a & ~eroded(a, d, cross=True), b & ~eroded(b, d, cross=True)), "square"),
+    ("boundary_iou", lambda a, b, d: overlap(a & ~eroded(a, d), b & ~eroded(a, d)), "each mask has its own"),
+    ("boundary_iou", lambda a, b, d: overlap(a & ~eroded(a, 1), b & ~eroded(b, 1)), "width 1"),
+    ("boundary_iou", lambda a, b, d: 0.0 if not (a | b).any() else s_boundary(a, b, d), "expected nan"),
+]
+
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("01", WRONG, 4)
 
 
-def test_the_solution_passes():
-    assert CHECK.check(SOLUTION) == []
-
-
-def test_the_stubs_ask_for_all_four():
-    problems = CHECK.check(load(find(".", "01")))
-    assert len(problems) == 4 and all("nothing written yet" in p for p in problems)
-
-
-@pytest.mark.parametrize("name,i", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))])
-def test_a_wrong_answer_is_named(name, i):
-    answer, words = WRONG[name][i]
-    problems = getattr(CHECK, f"check_{name}")(answer)
-    assert len(problems) == 1 and words in problems[0], problems
-
-
-def test_command_line(capsys):
-    assert main(["01", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-    assert main(["01"]) == 1 and "4 still to do" in capsys.readouterr().out
+def test_command_line_without_such_a_lesson():
     assert main([]) == 2
     with pytest.raises(SystemExit, match="expected one"):
         main(["77"])

@@ -1,11 +1,10 @@
 """Lesson 02's checks accept the solution, and tell each known mistake by its name."""
-import pytest
 import torch
 import torch.nn.functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "02"))
 SOLUTION = load(find("solutions", "02"))
 
 
@@ -66,73 +65,44 @@ def bill(p, c, o, r, size=2, **changes):
     return {k: changes[k](x, y, r) if k in changes else v for k, v in right.items()}
 
 
-WRONG = {
-    "polyphase": [
-        (lambda x, w, r: None, "returned None"),
-        (lambda x, w, r: F.conv2d(x, w, padding=r, dilation=r), "uses dilation"),
-        (lambda x, w, r: F.conv2d(x, w, None, 1, r, r), "uses dilation"),
-        (lambda x, w, r: F.conv2d(x, w, padding=1), "at rate 1"),
-        (lambda x, w, r: F.conv2d(x[:, :, ::r, ::r], w, padding=1), "gave shape"),
-        (lambda x, w, r: phases(x, w, r, first_only=True), "first phase"),
-        (lambda x, w, r: phases(x, w, r, swap=True), "transposed"),
-        (lambda x, w, r: phases(x, w, r, padding=0), "padding 1"),
-        (lambda x, w, r: phases(x, w, r) + 1, "differs"),
-        (lambda x, w, r: x[:, 7], "stopped with IndexError"),
-    ],
-    "live_taps": [
-        (lambda *a: None, "returned None"),
-        (lambda *a: run(*a)[0], "must be a pair"),
-        (lambda *a: run(*a, up=False), "round up"),
-        (lambda *a: run(*a, clip_first=False, clip_zero=False), ": clip at 0"),
-        (lambda *a: run(*a, clip_end=False), "there are only"),
-        (lambda *a: run(*a, clip_zero=False), "not negative"),
-        (lambda *a: run(*a, all_rows=True), "one row of the tile"),
-    ],
-    "readers": [
-        (lambda *a: None, "returned None"),
-        (lambda *a: pairs(*a)[::-1], "another order"),
-        (lambda *a: pairs(*a, whole=False), "divisible"),
-        (lambda *a: pairs(*a, inside=False), "do not exist"),
-        (lambda *a: pairs(*a, forward=True), "turns both signs around"),
-        (lambda *a: pairs(*a, sign=-1), "expected"),
-    ],
-    "shift_add": [
-        (lambda z, r: None, "returned None"),
-        (lambda z, r: shifted(z, r, sign=-1), "wrong way"),
-        (lambda z, r: shifted(z, r, wrap=True), "wraps around"),
-        (lambda z, r: shifted(z, r, centre=False), "every branch has its own"),
-        (lambda z, r: shifted(z, r, skip=True), "wrong values"),
-    ],
-    "traffic": [
-        (lambda *a: None, "returned None"),
-        (lambda *a: 5, "must return a dict"),
-        (lambda p, c, o, r, size: bill(p, c, o, r, 1), "elements, not bytes"),
-        (lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y)), "forgets the additions"),
-        (lambda *a: bill(*a, separate=lambda x, y, r: x + r * y + 9 * y), "read it four times"),
-        (lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y) + 3 * y), "one map per addition"),
-        (lambda *a: bill(*a, shift_add=lambda x, y, r: x + 36 * y + y), "counts z once"),
-        (lambda *a: bill(*a, shift_add=lambda x, y, r: x + 8 * y + y), "one for each tap"),
-        (lambda *a: bill(*a, fused=lambda x, y, r: x), "expected"),
-    ],
-}
+WRONG = [
+    ("polyphase", lambda x, w, r: None, "returned None"),
+    ("polyphase", lambda x, w, r: F.conv2d(x, w, padding=r, dilation=r), "uses dilation"),
+    ("polyphase", lambda x, w, r: F.conv2d(x, w, None, 1, r, r), "uses dilation"),
+    ("polyphase", lambda x, w, r: F.conv2d(x, w, padding=1), "at rate 1"),
+    ("polyphase", lambda x, w, r: F.conv2d(x[:, :, ::r, ::r], w, padding=1), "gave shape"),
+    ("polyphase", lambda x, w, r: phases(x, w, r, first_only=True), "first phase"),
+    ("polyphase", lambda x, w, r: phases(x, w, r, swap=True), "transposed"),
+    ("polyphase", lambda x, w, r: phases(x, w, r, padding=0), "padding 1"),
+    ("polyphase", lambda x, w, r: phases(x, w, r) + 1, "differs"),
+    ("polyphase", lambda x, w, r: x[:, 7], "stopped with IndexError"),
+    ("live_taps", lambda *a: None, "returned None"),
+    ("live_taps", lambda *a: run(*a)[0], "must be a pair"),
+    ("live_taps", lambda *a: run(*a, up=False), "round up"),
+    ("live_taps", lambda *a: run(*a, clip_first=False, clip_zero=False), ": clip at 0"),
+    ("live_taps", lambda *a: run(*a, clip_end=False), "there are only"),
+    ("live_taps", lambda *a: run(*a, clip_zero=False), "not negative"),
+    ("live_taps", lambda *a: run(*a, all_rows=True), "one row of the tile"),
+    ("readers", lambda *a: None, "returned None"),
+    ("readers", lambda *a: pairs(*a)[::-1], "another order"),
+    ("readers", lambda *a: pairs(*a, whole=False), "divisible"),
+    ("readers", lambda *a: pairs(*a, inside=False), "do not exist"),
+    ("readers", lambda *a: pairs(*a, forward=True), "turns both signs around"),
+    ("readers", lambda *a: pairs(*a, sign=-1), "expected"),
+    ("shift_add", lambda z, r: None, "returned None"),
+    ("shift_add", lambda z, r: shifted(z, r, sign=-1), "wrong way"),
+    ("shift_add", lambda z, r: shifted(z, r, wrap=True), "wraps around"),
+    ("shift_add", lambda z, r: shifted(z, r, centre=False), "every branch has its own"),
+    ("shift_add", lambda z, r: shifted(z, r, skip=True), "wrong values"),
+    ("traffic", lambda *a: None, "returned None"),
+    ("traffic", lambda *a: 5, "must return a dict"),
+    ("traffic", lambda p, c, o, r, size: bill(p, c, o, r, 1), "elements, not bytes"),
+    ("traffic", lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y)), "forgets the additions"),
+    ("traffic", lambda *a: bill(*a, separate=lambda x, y, r: x + r * y + 9 * y), "read it four times"),
+    ("traffic", lambda *a: bill(*a, separate=lambda x, y, r: r * (x + y) + 3 * y), "one map per addition"),
+    ("traffic", lambda *a: bill(*a, shift_add=lambda x, y, r: x + 36 * y + y), "counts z once"),
+    ("traffic", lambda *a: bill(*a, shift_add=lambda x, y, r: x + 8 * y + y), "one for each tap"),
+    ("traffic", lambda *a: bill(*a, fused=lambda x, y, r: x), "expected"),
+]
 
-
-def test_the_solution_passes():
-    assert CHECK.check(SOLUTION) == []
-
-
-def test_the_stubs_ask_for_all_five():
-    problems = CHECK.check(load(find(".", "02")))
-    assert len(problems) == 5 and all("nothing written yet" in p for p in problems)
-
-
-@pytest.mark.parametrize("name,i", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))])
-def test_a_wrong_answer_is_named(name, i):
-    answer, words = WRONG[name][i]
-    problems = getattr(CHECK, f"check_{name}")(answer)
-    assert len(problems) == 1 and words in problems[0], problems
-
-
-def test_command_line(capsys):
-    assert main(["02", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-    assert main(["02"]) == 1 and "5 still to do" in capsys.readouterr().out
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("02", WRONG, 5)

@@ -1,11 +1,10 @@
 """Lesson 03's checks accept the solution, and tell each known mistake by its name."""
-import pytest
 import torch
 import torch.nn.functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "03"))
 SOLUTION = load(find("solutions", "03"))
 
 
@@ -36,62 +35,35 @@ def lines(scores, stride, backwards=False):
     return y.flip(0) if backwards else y
 
 
-WRONG = {
-    "field_of_view": [
-        (lambda layers: None, "returned None"),
-        (lambda layers: 7, "must return a pair"),
-        (lambda layers: field(layers)[::-1], "product of the strides"),
-        (lambda layers: field(layers, use_stride=False), "several pixels of the image"),
-        (lambda layers: field(layers, use_rate=False), "`rate` apart"),
-        (lambda layers: field(layers, first=0), "one pixel more than steps"),
-        (lambda layers: field(layers, stride_first=True), "own stride does not widen"),
-        (lambda layers: layers[9], "stopped with IndexError"),
-    ],
-    "without_strides": [
-        (lambda s, w: None, "returned None"),
-        (lambda s, w: 5, "list of pairs"),
-        (lambda s, w: [(k, 1) for k in s], "kept from the front"),
-        (lambda s, w: plan(s, w, own=True), "still touches neighbours"),
-        (lambda s, w: plan(s, w, multiply=False), "rates multiply"),
-        (lambda s, w: plan(s, w, rates=False), "half as far"),
-    ],
-    "enlarge": [
-        (lambda s, n: None, "returned None"),
-        (lambda s, n: s.repeat_interleave(n), "h - 1 gaps"),
-        (lambda s, n: s[torch.arange((len(s) - 1) * n + 1) // n], "straight line"),
-        (lambda s, n: F.interpolate(s[None, None], (len(s) - 1) * n + 1, mode="linear", align_corners=True)[0, 0], "calls F.interpolate"),
-        (lambda s, n: lines(s, n, backwards=True), "runs backwards"),
-        (lambda s, n: lines(s, n) + 1, "differs"),
-        (lambda s, n: s[torch.arange((len(s) - 1) * n + 1) // n + 1], "stopped with IndexError"),
-    ],
-    "learning_rate": [
-        (lambda *a: None, "returned None"),
-        (lambda t, n, b, new, bias: b * (1 - t / n), "not 1"),
-        (lambda t, n, b, new, bias: b * (t / n) ** 0.9, "not the other way round"),
-        (lambda t, n, b, new, bias: b * (1 - (t / n) ** 0.9), "as a whole"),
-        (lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (2 if bias else 1), "ten times as fast"),
-        (lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (10 if new else 1), "twice as fast"),
-        (lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (12 if new and bias else 10 if new else 2 if bias else 1), "factors multiply"),
-    ],
-}
+WRONG = [
+    ("field_of_view", lambda layers: None, "returned None"),
+    ("field_of_view", lambda layers: 7, "must return a pair"),
+    ("field_of_view", lambda layers: field(layers)[::-1], "product of the strides"),
+    ("field_of_view", lambda layers: field(layers, use_stride=False), "several pixels of the image"),
+    ("field_of_view", lambda layers: field(layers, use_rate=False), "`rate` apart"),
+    ("field_of_view", lambda layers: field(layers, first=0), "one pixel more than steps"),
+    ("field_of_view", lambda layers: field(layers, stride_first=True), "own stride does not widen"),
+    ("field_of_view", lambda layers: layers[9], "stopped with IndexError"),
+    ("without_strides", lambda s, w: None, "returned None"),
+    ("without_strides", lambda s, w: 5, "list of pairs"),
+    ("without_strides", lambda s, w: [(k, 1) for k in s], "kept from the front"),
+    ("without_strides", lambda s, w: plan(s, w, own=True), "still touches neighbours"),
+    ("without_strides", lambda s, w: plan(s, w, multiply=False), "rates multiply"),
+    ("without_strides", lambda s, w: plan(s, w, rates=False), "half as far"),
+    ("enlarge", lambda s, n: None, "returned None"),
+    ("enlarge", lambda s, n: s.repeat_interleave(n), "h - 1 gaps"),
+    ("enlarge", lambda s, n: s[torch.arange((len(s) - 1) * n + 1) // n], "straight line"),
+    ("enlarge", lambda s, n: F.interpolate(s[None, None], (len(s) - 1) * n + 1, mode="linear", align_corners=True)[0, 0], "calls F.interpolate"),
+    ("enlarge", lambda s, n: lines(s, n, backwards=True), "runs backwards"),
+    ("enlarge", lambda s, n: lines(s, n) + 1, "differs"),
+    ("enlarge", lambda s, n: s[torch.arange((len(s) - 1) * n + 1) // n + 1], "stopped with IndexError"),
+    ("learning_rate", lambda *a: None, "returned None"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (1 - t / n), "not 1"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (t / n) ** 0.9, "not the other way round"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (1 - (t / n) ** 0.9), "as a whole"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (2 if bias else 1), "ten times as fast"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (10 if new else 1), "twice as fast"),
+    ("learning_rate", lambda t, n, b, new, bias: b * (1 - t / n) ** 0.9 * (12 if new and bias else 10 if new else 2 if bias else 1), "factors multiply"),
+]
 
-
-def test_the_solution_passes():
-    assert CHECK.check(SOLUTION) == []
-
-
-def test_the_stubs_ask_for_all_four():
-    problems = CHECK.check(load(find(".", "03")))
-    assert len(problems) == 4 and all("nothing written yet" in p for p in problems)
-
-
-@pytest.mark.parametrize("name,i", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))])
-def test_a_wrong_answer_is_named(name, i):
-    answer, words = WRONG[name][i]
-    problems = getattr(CHECK, f"check_{name}")(answer)
-    assert len(problems) == 1 and words in problems[0], problems
-
-
-def test_command_line(capsys):
-    assert main(["03", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-    assert main(["03"]) == 1 and "4 still to do" in capsys.readouterr().out
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("03", WRONG, 4)

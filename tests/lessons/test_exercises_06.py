@@ -1,10 +1,9 @@
 """Lesson 06's checks accept the solution, and tell each known mistake by its name."""
-import pytest
 import torch
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "06"))
 SOLUTION = load(find("solutions", "06"))
 
 
@@ -32,81 +31,52 @@ def folded(factor=lambda g, v, e: g / (v + e).sqrt(), bias=lambda b, m, f: b - m
     return answer
 
 
-WRONG = {
-    "attention_cost": [
-        (lambda *a: None, "returned None"),
-        (lambda kind, h, w: 0, "TypeError"),
-        (cost(heads=False), "each of the 8 heads"),
-        (cost(products=16), "the values counts too"),
-        (cost(products=32), "queries and keys counts too"),
-        (cost(factor=2), "a multiply and its add"),
-        (cost(axial=lambda h, w: (h * w) ** 2), "h + w others"),
-        (cost(axial=lambda h, w: h * h + w * w), "that is squeeze"),
-        (cost(squeeze=lambda h, w: (h + w) ** 2), "do not attend to columns"),
-        (cost(squeeze=lambda h, w: h + w), "a square"),
-    ],
-    "row_answer": [
-        (lambda q, k, v: None, "returned None"),
-        (rows(axis=2), "one answer per column"),
-        (rows(swap=True), "transpose it"),
-        (rows(scale=False), "sqrt(D)"),
-        (rows(dim=-2), "over queries"),
-        (rows(total=True), "not averaged"),
-        (rows(flip=True), "transposed"),
-        (lambda q, k, v: v, "must be [2, 3, 5]"),
-        (lambda q, k, v: v.mean(3), "differs from softmax"),
-        (lambda q, k, v: q @ v, "stopped with RuntimeError"),
-    ],
-    "live_taps": [
-        (lambda w: None, "returned None"),
-        (lambda w: w, "it must be [4, 3, 1, 1]"),
-        (lambda w: w.sum((2, 3), keepdim=True), "adds all taps"),
-        (lambda w: w.mean((2, 3), keepdim=True), "averages the taps"),
-        (lambda w: w[:, :, :1, :1], "takes a corner"),
-        (lambda w: w[:, :, 1:2, :1], "differs from the"),
-        (lambda w: w[:, :, 1:2, 1:2], "differs from the 7x7"),
-    ],
-    "fold": [
-        (lambda *a: None, "returned None"),
-        (lambda w, *a: w, "a pair"),
-        (lambda w, *a: (w, w), "gave shapes"),
-        (folded(factor=lambda g, v, e: g / v.sqrt()), "eps is left out"),
-        (folded(factor=lambda g, v, e: g / (v + e)), "square root"),
-        (folded(factor=lambda g, v, e: g / (v.sqrt() + e)), "under the root"),
-        (folded(factor=lambda g, v, e: 1 / (v + e).sqrt()), "gamma is left out"),
-        (folded(bias=lambda b, m, f: b), "not moved into the bias"),
-        (folded(bias=lambda b, m, f: b - m), "must be scaled"),
-        (folded(bias=lambda b, m, f: b + m * f), "not added"),
-        (folded(bias=lambda b, m, f: 2 * b), "the bias is not"),
-        (lambda w, g, b, m, v, e: (w * 2, b), "OUTPUT channel"),
-    ],
-    "hard_pixels": [
-        (lambda *a: None, "returned None"),
-        (lambda p, t, n: p, "bool tensor"),
-        (lambda p, t, n: p <= t, "least likely must be kept"),
-        (lambda p, t, n: p <= p.kthvalue(n).values, "beyond `keep`"),
-        (lambda p, t, n: p > t, "keeps the easy ones"),
-        (lambda p, t, n: p <= max(t, float(p.kthvalue(n).values)), "stopped with"),
-    ],
-}
+WRONG = [
+    ("attention_cost", lambda *a: None, "returned None"),
+    ("attention_cost", lambda kind, h, w: 0, "TypeError"),
+    ("attention_cost", cost(heads=False), "each of the 8 heads"),
+    ("attention_cost", cost(products=16), "the values counts too"),
+    ("attention_cost", cost(products=32), "queries and keys counts too"),
+    ("attention_cost", cost(factor=2), "a multiply and its add"),
+    ("attention_cost", cost(axial=lambda h, w: (h * w) ** 2), "h + w others"),
+    ("attention_cost", cost(axial=lambda h, w: h * h + w * w), "that is squeeze"),
+    ("attention_cost", cost(squeeze=lambda h, w: (h + w) ** 2), "do not attend to columns"),
+    ("attention_cost", cost(squeeze=lambda h, w: h + w), "a square"),
+    ("row_answer", lambda q, k, v: None, "returned None"),
+    ("row_answer", rows(axis=2), "one answer per column"),
+    ("row_answer", rows(swap=True), "transpose it"),
+    ("row_answer", rows(scale=False), "sqrt(D)"),
+    ("row_answer", rows(dim=-2), "over queries"),
+    ("row_answer", rows(total=True), "not averaged"),
+    ("row_answer", rows(flip=True), "transposed"),
+    ("row_answer", lambda q, k, v: v, "must be [2, 3, 5]"),
+    ("row_answer", lambda q, k, v: v.mean(3), "differs from softmax"),
+    ("row_answer", lambda q, k, v: q @ v, "stopped with RuntimeError"),
+    ("live_taps", lambda w: None, "returned None"),
+    ("live_taps", lambda w: w, "it must be [4, 3, 1, 1]"),
+    ("live_taps", lambda w: w.sum((2, 3), keepdim=True), "adds all taps"),
+    ("live_taps", lambda w: w.mean((2, 3), keepdim=True), "averages the taps"),
+    ("live_taps", lambda w: w[:, :, :1, :1], "takes a corner"),
+    ("live_taps", lambda w: w[:, :, 1:2, :1], "differs from the"),
+    ("live_taps", lambda w: w[:, :, 1:2, 1:2], "differs from the 7x7"),
+    ("fold", lambda *a: None, "returned None"),
+    ("fold", lambda w, *a: w, "a pair"),
+    ("fold", lambda w, *a: (w, w), "gave shapes"),
+    ("fold", folded(factor=lambda g, v, e: g / v.sqrt()), "eps is left out"),
+    ("fold", folded(factor=lambda g, v, e: g / (v + e)), "square root"),
+    ("fold", folded(factor=lambda g, v, e: g / (v.sqrt() + e)), "under the root"),
+    ("fold", folded(factor=lambda g, v, e: 1 / (v + e).sqrt()), "gamma is left out"),
+    ("fold", folded(bias=lambda b, m, f: b), "not moved into the bias"),
+    ("fold", folded(bias=lambda b, m, f: b - m), "must be scaled"),
+    ("fold", folded(bias=lambda b, m, f: b + m * f), "not added"),
+    ("fold", folded(bias=lambda b, m, f: 2 * b), "the bias is not"),
+    ("fold", lambda w, g, b, m, v, e: (w * 2, b), "OUTPUT channel"),
+    ("hard_pixels", lambda *a: None, "returned None"),
+    ("hard_pixels", lambda p, t, n: p, "bool tensor"),
+    ("hard_pixels", lambda p, t, n: p <= t, "least likely must be kept"),
+    ("hard_pixels", lambda p, t, n: p <= p.kthvalue(n).values, "beyond `keep`"),
+    ("hard_pixels", lambda p, t, n: p > t, "keeps the easy ones"),
+    ("hard_pixels", lambda p, t, n: p <= max(t, float(p.kthvalue(n).values)), "stopped with"),
+]
 
-
-def test_the_solution_passes():
-    assert CHECK.check(SOLUTION) == []
-
-
-def test_the_stubs_ask_for_all_five():
-    problems = CHECK.check(load(find(".", "06")))
-    assert len(problems) == 5 and all("nothing written yet" in p for p in problems)
-
-
-@pytest.mark.parametrize("name,i", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))])
-def test_a_wrong_answer_is_named(name, i):
-    answer, words = WRONG[name][i]
-    problems = getattr(CHECK, f"check_{name}")(answer)
-    assert len(problems) == 1 and words in problems[0], problems
-
-
-def test_command_line(capsys):
-    assert main(["06", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-    assert main(["06"]) == 1 and "5 still to do" in capsys.readouterr().out
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("06", WRONG, 5)

@@ -1,13 +1,10 @@
 """Lesson 07's checks accept the solution, and tell each known mistake by its name."""
-import re
-
-import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "07"))
 SOLUTION = load(find("solutions", "07"))
 image_loss, mixed_labels, two_teachers, multiply_adds = SOLUTION.image_loss, SOLUTION.mixed_labels, SOLUTION.two_teachers, SOLUTION.multiply_adds
 
@@ -62,18 +59,4 @@ WRONG = [
     ("adds", lambda i, o, k, g, h, w: multiply_adds(i, o, k, 1, h, w), "depthwise filter"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["07", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "07")))) == 5
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("07", WRONG, 5)

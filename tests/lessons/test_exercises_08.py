@@ -1,13 +1,10 @@
 """Lesson 08's checks accept the solution, and tell each known mistake by its name."""
-import re
-
-import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "08"))
 SOLUTION = load(find("solutions", "08"))
 threshold, targets, weighted, border, remember = (getattr(SOLUTION, name) for name in ("threshold", "targets", "weighted_loss", "border", "remember"))
 
@@ -66,18 +63,4 @@ WRONG = [
     ("remember", lambda v, p, T, a, g: (remember(v, p, T, a, g)[0], a ** remember(v, p, T, a, g)[0].float() * p ** g), "under the power too"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["08", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "08")))) == 5
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("08", WRONG, 5)

@@ -1,14 +1,12 @@
 """Lesson 09's checks accept the solution, and tell each known mistake by its name."""
 import copy
-import re
 
-import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "09"))
 SOLUTION = load(find("solutions", "09"))
 ratio, background, many_classes, box = SOLUTION.ratio, SOLUTION.background, SOLUTION.many_classes, SOLUTION.box
 pick = lambda evidence, label: evidence.mean((2, 3)).gather(1, label[:, None])[:, 0]
@@ -66,7 +64,7 @@ WRONG = [
      "trains f2"),
     ("many_classes", lambda z, t: -(z.log_softmax(1) * t).sum() / len(z), "compete with one another"),
     ("many_classes", lambda z, t: many_classes(z, t) * len(z), "sums over images"),
-    ("many_classes", lambda z, t: sum(many_classes(z[i : i + 1], t[i : i + 1]) / t[i].sum() for i in range(len(z))) / len(z), "Eq. \\(9\\) sums"),
+    ("many_classes", lambda z, t: sum(many_classes(z[i : i + 1], t[i : i + 1]) / t[i].sum() for i in range(len(z))) / len(z), "Eq. (9) sums"),
     ("many_classes", F.binary_cross_entropy_with_logits, "no sigmoid"),
     ("many_classes", lambda z, t: -((z.exp() / (z.exp() + ((1 - t) * z.exp()).sum(1, keepdim=True))).log() * t).sum() / len(z), "overflows"),
     ("box", lambda h, t: tight(h > t), "normalise"),
@@ -76,18 +74,4 @@ WRONG = [
     ("box", lambda h, t: box(h, min(t, 0.99)), "nothing exceeds"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["09", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "09")))) == 4
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("09", WRONG, 4)

@@ -1,14 +1,12 @@
 """Lesson 10's checks accept the solution, and tell each known mistake by its name."""
 import math
-import re
 
-import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "10"))
 SOLUTION = load(find("solutions", "10"))
 distance, centroid, delete, certainty = SOLUTION.background_distance, SOLUTION.debiased_centroid, SOLUTION.delete, SOLUTION.certainty
 table = lambda a, b: normalize(a, dim=1) @ normalize(b, dim=1).T
@@ -49,18 +47,4 @@ WRONG = [
     ("certainty", lambda l, p, t, b: certainty(torch.full_like(l, 254), p, t, b), "nothing was deleted"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["10", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "10")))) == 4
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("10", WRONG, 4)

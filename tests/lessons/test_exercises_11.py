@@ -1,13 +1,10 @@
 """Lesson 11's checks accept the solution, and tell each known mistake by its name."""
-import re
-
-import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "11"))
 SOLUTION = load(find("solutions", "11"))
 nce, merge, embedding, recall = SOLUTION.contrastive, SOLUTION.merge, SOLUTION.class_embedding, SOLUTION.recall_at
 unit = lambda x: F.normalize(x, dim=1)
@@ -64,18 +61,4 @@ WRONG = [
     ("recall_at", lambda c, o, r: recall(c, o, 1), "rank=2"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["11", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "11")))) == 4
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, {"contrastive": "check_contrastive", "merge": "check_merge", "class_embedding": "check_embedding", "recall_at": "check_recall"}[part])(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("11", WRONG, 4)

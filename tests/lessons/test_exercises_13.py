@@ -1,14 +1,10 @@
 """Lesson 13's checks accept the solution, and tell each known mistake by its name."""
-import types
-
-import pytest
 import torch
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "13"))
 SOLUTION = load(find("solutions", "13"))
-NAMES = ("draw_index", "mix_gradient", "source_address", "bytes_moved")
 
 
 def first_of_group(groups, images):
@@ -30,69 +26,34 @@ def numel(shape):
     return torch.Size(shape).numel()
 
 
-WRONG = {
-    "draw_index": [
-        (lambda g, k, p, r: None, "returned None"),
-        (lambda g, k, p, r: torch.randint(0, k, (g * k, p), generator=r) + first_of_group(g, k).expand(-1, k, -1).reshape(-1, 1), "taken twice"),
-        (lambda g, k, p, r: index_with(torch.rand(g, k, 1, generator=r).argsort(1).expand(-1, -1, p), g, k, p), "whole images are swapped"),
-        (lambda g, k, p, r: torch.rand(g, k, p, generator=r).argsort(1).view(g * k, p), "images of another group"),
-        (lambda g, k, p, r: torch.rand(g * k, p, generator=r).argsort(0), "images of another group"),
-        (lambda g, k, p, r: index_with(torch.rand(1, k, p, generator=r).argsort(1).expand(g, -1, -1), g, k, p), "share one draw"),
-        (lambda g, k, p, r: index_with(torch.rand(g, k, p).argsort(1), g, k, p), "pass generator="),
-        (lambda g, k, p, r: index_with(torch.rand(g, k, p, generator=r).argsort(1), g, k, p).int(), "must return torch.int64"),
-    ],
-    "mix_gradient": [
-        (lambda grad, i: grad[i, torch.arange(grad.shape[1])], "mixes the gradient once more"),
-        (lambda grad, i: grad.clone(), "unchanged"),
-        (lambda grad, i: grad.copy_(SOLUTION.mix_gradient(grad, i)), "changed grad itself"),
-        (lambda grad, i: grad[i.argsort(1), torch.arange(grad.shape[1])] if i.shape[0] > i.shape[1] else grad.flip(0), "wrong values"),
-        (lambda grad, i: grad[i], "must return shape"),
-    ],
-    "source_address": [
-        (lambda i, shape, strides, patch: address(i, shape, torch.empty(shape).stride(), patch), "assumes contiguous memory"),
-        (lambda i, shape, strides, patch: address(torch.arange(shape[0])[:, None].expand_as(i), shape, strides, patch), "never looks at the index"),
-        (lambda i, shape, strides, patch: address(i, shape, strides, patch, columns=shape[2] // patch), "wrong row length"),
-        (lambda i, shape, strides, patch: address(i.argsort(0), shape, strides, patch), "address = index"),
-        (lambda i, shape, strides, patch: address(i, shape, strides, patch).float(), "must return torch.int64"),
-    ],
-    "bytes_moved": [
-        (lambda shape, item, how: numel(shape) * {"kernel": item, "gather": 2 * item + 8, "join": 6 * item}[how], "only one direction"),
-        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 2, "join": 6}[how] * item, "forgets the index"),
-        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 3, "join": 6}[how] * item, "as small as x"),
-        (lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 4, "join": 6}[how], "elements or passes"),
-        (lambda shape, item, how: numel(shape) * {"kernel": 2 * item, "gather": 2 * item + 8, "join": 4 * item}[how], "expected"),
-    ],
-}
+WRONG = [
+    ("draw_index", lambda g, k, p, r: None, "returned None"),
+    ("draw_index", lambda g, k, p, r: torch.randint(0, k, (g * k, p), generator=r) + first_of_group(g, k).expand(-1, k, -1).reshape(-1, 1), "taken twice"),
+    ("draw_index", lambda g, k, p, r: index_with(torch.rand(g, k, 1, generator=r).argsort(1).expand(-1, -1, p), g, k, p), "whole images are swapped"),
+    ("draw_index", lambda g, k, p, r: torch.rand(g, k, p, generator=r).argsort(1).view(g * k, p), "images of another group"),
+    ("draw_index", lambda g, k, p, r: torch.rand(g * k, p, generator=r).argsort(0), "images of another group"),
+    ("draw_index", lambda g, k, p, r: index_with(torch.rand(1, k, p, generator=r).argsort(1).expand(g, -1, -1), g, k, p), "share one draw"),
+    ("draw_index", lambda g, k, p, r: index_with(torch.rand(g, k, p).argsort(1), g, k, p), "pass generator="),
+    ("draw_index", lambda g, k, p, r: index_with(torch.rand(g, k, p, generator=r).argsort(1), g, k, p).int(), "must return torch.int64"),
+    ("mix_gradient", lambda grad, i: grad[i, torch.arange(grad.shape[1])], "mixes the gradient once more"),
+    ("mix_gradient", lambda grad, i: grad.clone(), "unchanged"),
+    ("mix_gradient", lambda grad, i: grad.copy_(SOLUTION.mix_gradient(grad, i)), "changed grad itself"),
+    ("mix_gradient", lambda grad, i: grad[i.argsort(1), torch.arange(grad.shape[1])] if i.shape[0] > i.shape[1] else grad.flip(0), "wrong values"),
+    ("mix_gradient", lambda grad, i: grad[i], "must return shape"),
+    ("mix_gradient", lambda grad, i: {}["oh"], "mix_gradient stopped with KeyError"),
+    ("source_address", lambda i, shape, strides, patch: address(i, shape, torch.empty(shape).stride(), patch), "assumes contiguous memory"),
+    ("source_address", lambda i, shape, strides, patch: address(torch.arange(shape[0])[:, None].expand_as(i), shape, strides, patch), "never looks at the index"),
+    ("source_address", lambda i, shape, strides, patch: address(i, shape, strides, patch, columns=shape[2] // patch), "wrong row length"),
+    ("source_address", lambda i, shape, strides, patch: address(i.argsort(0), shape, strides, patch), "address = index"),
+    ("source_address", lambda i, shape, strides, patch: address(i, shape, strides, patch).float(), "must return torch.int64"),
+    ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": item, "gather": 2 * item + 8, "join": 6 * item}[how], "only one direction"),
+    ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 2, "join": 6}[how] * item, "forgets the index"),
+    ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 3, "join": 6}[how] * item, "as small as x"),
+    ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 4, "join": 6}[how], "elements or passes"),
+    ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2 * item, "gather": 2 * item + 8, "join": 4 * item}[how], "expected"),
+]
 
-
-def module_with(**functions):
-    return types.SimpleNamespace(**{**{name: getattr(SOLUTION, name) for name in NAMES}, **functions})
-
-
-def test_the_solution_passes():
-    assert CHECK.check(SOLUTION) == []
-    assert main(["13", "solutions"]) == 0
-
-
-def test_the_stubs_are_still_to_do():
-    problems = CHECK.check(load(find(".", "13")))
-    assert len(problems) == len(NAMES) and all("returned None" in p for p in problems)
-
-
-@pytest.mark.parametrize("name, wrong, words", [(n, f, w) for n, answers in WRONG.items() for f, w in answers],
-                         ids=[f"{n}-{w.replace(' ', '_')}" for n, answers in WRONG.items() for _, w in answers])
-def test_each_known_mistake_is_named(name, wrong, words):
-    wrong.__name__ = name
-    (problem,) = CHECK.check(module_with(**{name: wrong}))
-    assert words in problem and name in problem
-
-
-def test_a_function_that_raises_is_reported():
-    def mix_gradient(grad, index):
-        raise KeyError("oh")
-
-    (problem,) = CHECK.check(module_with(mix_gradient=mix_gradient))
-    assert "mix_gradient raised KeyError" in problem
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("13", WRONG, 4)
 
 
 def test_the_solutions_agree_with_the_kernel_file():

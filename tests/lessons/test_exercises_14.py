@@ -1,13 +1,10 @@
 """Lesson 14's checks accept the solution, and tell each known mistake by its name."""
-import re
-
-import pytest
 import torch
 from torch.nn import functional as F
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "14"))
 SOLUTION = load(find("solutions", "14"))
 assign, means, loss, names = SOLUTION.assign, SOLUTION.group_means, SOLUTION.mask_loss, SOLUTION.name_segments
 hard = lambda x, dim: torch.zeros_like(x).scatter_(dim, x.argmax(dim, keepdim=True), 1.0)
@@ -46,22 +43,7 @@ WRONG = [
     ("name_segments", lambda t, p, c, s, k: names(t, -p, c, s, k), "wrong values"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["14", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    problems = CHECK.check(load(find(".", "14")))
-    assert len(problems) == 4 and all("nothing written yet" in p for p in problems)
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("14", WRONG, 4)
 
 
 def test_the_solutions_agree_with_the_project():

@@ -1,13 +1,10 @@
 """Lesson 15's checks accept the solution, and tell each known mistake by its name."""
-import re
-
-import pytest
 import torch
 from torch.nn.functional import softplus
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK = load(find("checks", "15"))
 SOLUTION = load(find("solutions", "15"))
 labels, aggregate, pseudo, adaptation = SOLUTION.labels_of_step, SOLUTION.aggregate, SOLUTION.pseudo_labels, SOLUTION.adaptation
 
@@ -68,18 +65,4 @@ WRONG = [
     ("adaptation", lambda r, y: torch.stack(adaptation(r, y)), "expected two tensors"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["15", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "15")))) == 4
-
-
-@pytest.mark.parametrize("part, answer, message", WRONG, ids=[f"{part}-{i}" for i, (part, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(part, answer, message):
-    answer.__name__ = part
-    found = getattr(CHECK, f"check_{part}")(answer)
-    assert len(found) == 1 and re.search(message, found[0]), found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("15", WRONG, 4)

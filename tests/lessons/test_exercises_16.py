@@ -2,11 +2,11 @@
 import math
 import statistics
 
-import pytest
 
-from lessons.check import find, load, main
+from lessons.check import find, load
+from tests.lessons.exercise import proofs
 
-CHECK, SOLUTION = load(find("checks", "16")), load(find("solutions", "16"))
+SOLUTION = load(find("solutions", "16"))
 
 
 def tensor_bytes(b, g, h, w, d):
@@ -37,18 +37,4 @@ WRONG = [
     ("row_attention_bytes", lambda b, g, h, w, d, c: SOLUTION.row_attention_bytes(b, g, h, w, d, c) + 8 * b * g * h * w * w, "counts the scores"),
 ]
 
-
-def test_solution_passes(capsys):
-    assert CHECK.check(SOLUTION) == []
-    assert main(["16", "solutions"]) == 0 and "all right" in capsys.readouterr().out
-
-
-def test_untouched_stubs_are_all_named():
-    assert len(CHECK.check(load(find(".", "16")))) == 4
-
-
-@pytest.mark.parametrize("name, answer, message", WRONG, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(WRONG)])
-def test_known_mistakes_are_named(name, answer, message):
-    answer.__name__ = name
-    found = getattr(CHECK, f"check_{name}")(answer)
-    assert len(found) == 1 and message in found[0], found
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("16", WRONG, 4)

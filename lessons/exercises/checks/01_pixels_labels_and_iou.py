@@ -1,6 +1,8 @@
 """What can go wrong in the exercises of lesson 01, by name. Expected values are worked out here, without the project's own metrics."""
 import numpy as np
 
+from lessons.check import attempt
+
 
 def _pair(seed: int, classes: int, shape, ignore: float = 0.2):
     rng = np.random.default_rng(seed)
@@ -35,21 +37,11 @@ def _same(a, b) -> bool:
         return False
 
 
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        return function(*arguments), None
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-
-
 def check_confusion(function) -> list[str]:
     truth, prediction = _pair(0, 4, (9, 11))
-    answer, problem = _try(function, truth, prediction, 4)
+    answer, problem = attempt(function, truth, prediction, 4)
     if problem:
         return [problem]
-    if answer is None:
-        return ["confusion returned None: nothing written yet?"]
     answer, expected = np.asarray(answer), _counts(truth, prediction, 4)
     if answer.shape != (4, 4):
         return [f"confusion gave an array of shape {list(answer.shape)}; it must be [4, 4] for 4 classes"]
@@ -65,7 +57,7 @@ def check_confusion(function) -> list[str]:
     if answer.dtype.kind != "i" or answer.dtype.itemsize < 8:
         return [f"confusion is {answer.dtype}: counts of a data set need int64 (float32 stops counting at 2**24)"]
     truth, prediction = _pair(1, 150, (30, 30))
-    answer, problem = _try(function, truth, prediction, 150)
+    answer, problem = attempt(function, truth, prediction, 150)
     if problem or (np.asarray(answer) != _counts(truth, prediction, 150)).any():
         return ["confusion is wrong for 150 classes: uint8 arithmetic wraps at 256, so widen the ids before multiplying" + (f" ({problem})" if problem else "")]
     return []
@@ -74,11 +66,9 @@ def check_confusion(function) -> list[str]:
 def check_mean_iou(function) -> list[str]:
     counts = np.array([[6, 1, 1, 0], [2, 7, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     ious = _ious(counts)
-    answer, problem = _try(function, counts.copy())
+    answer, problem = attempt(function, counts.copy())
     if problem:
         return [problem]
-    if answer is None:
-        return ["mean_iou returned None: nothing written yet?"]
     hits, rows, columns = np.diag(counts), counts.sum(1), counts.sum(0)
     mistakes = {
         "takes 0/0 as 0: the absent class 3 must be left out of the mean": sum(v or 0 for v in ious) / 4,
@@ -100,11 +90,9 @@ def check_mean_iou(function) -> list[str]:
 def check_dataset_miou(function) -> list[str]:
     pairs = [_pair(2, 3, (4, 5)), _pair(3, 4, (12, 7)), _pair(4, 2, (1, 30), ignore=0.6)]
     counts = [_counts(*pair, 5) for pair in pairs]
-    answer, problem = _try(function, [(t.copy(), p.copy()) for t, p in pairs], 5)
+    answer, problem = attempt(function, [(t.copy(), p.copy()) for t, p in pairs], 5)
     if problem:
         return [problem]
-    if answer is None:
-        return ["dataset_miou returned None: nothing written yet?"]
     expected = _mean(_ious(sum(counts)))
     if _same(answer, expected):
         return []
@@ -140,11 +128,9 @@ def check_boundary_iou(function) -> list[str]:
     def ratio(a, b):
         return (a & b).sum() / (a | b).sum()
 
-    answer, problem = _try(function, truth.copy(), prediction.copy(), 2)
+    answer, problem = attempt(function, truth.copy(), prediction.copy(), 2)
     if problem:
         return [problem]
-    if answer is None:
-        return ["boundary_iou returned None: nothing written yet?"]
     near = {mask: _near_outside(array, 2) for mask, array in (("t", truth), ("p", prediction))}
     expected = ratio(truth & near["t"], prediction & near["p"])
     if not _same(answer, expected):
@@ -165,7 +151,7 @@ def check_boundary_iou(function) -> list[str]:
             if _same(answer, value):
                 return [f"boundary_iou {sentence}"]
         return [f"boundary_iou of two overlapping boxes is {answer}, expected {expected:.6f}"]
-    empty, problem = _try(function, np.zeros((5, 5), bool), np.zeros((5, 5), bool), 1)
+    empty, problem = attempt(function, np.zeros((5, 5), bool), np.zeros((5, 5), bool), 1)
     if problem or not (isinstance(empty, float) and np.isnan(empty)):
         return [f"boundary_iou of two empty masks is {empty}{f' ({problem})' if problem else ''}, expected nan: there is nothing to compare"]
     return []

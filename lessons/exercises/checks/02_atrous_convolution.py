@@ -2,14 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    return answer, f"{function.__name__} returned None: nothing written yet?" if answer is None else None
+from lessons.check import attempt
 
 
 def _whole(*shape, seed=0):
@@ -31,7 +24,7 @@ def check_polyphase(function) -> list[str]:
 
         F.conv2d = watched
         try:
-            answer, problem = _try(function, x.clone(), weight, rate)
+            answer, problem = attempt(function, x.clone(), weight, rate)
         finally:
             F.conv2d = plain
         if problem:
@@ -71,7 +64,7 @@ def check_live_taps(function) -> list[str]:
     for case in sorted(cases, key=lambda c: not alive[c]):  # the usual cases first: their mistakes say more
         low, high, step, size, count = case
         live = alive[case]
-        answer, problem = _try(function, *case)
+        answer, problem = attempt(function, *case)
         if problem:
             return [problem]
         where = f"live_taps(low={low}, high={high}, step={step}, size={size}, count={count})"
@@ -98,7 +91,7 @@ def check_readers(function) -> list[str]:
         size, outputs = 13, (13 + 2 * padding - rate * (kernel - 1) - 1) // stride + 1
         for q in range(size):
             expected = [(u, i) for u in range(kernel) for i in range(outputs) if i * stride - padding + u * rate == q]
-            answer, problem = _try(function, q, kernel, stride, padding, rate, outputs)
+            answer, problem = attempt(function, q, kernel, stride, padding, rate, outputs)
             if problem:
                 return [problem]
             answer = [tuple(pair) for pair in answer]
@@ -137,7 +130,7 @@ def check_shift_add(function) -> list[str]:
                                 y[:, :, i, j] += z[:, n, u, v, :, (i + d) % height, (j + e) % width]
         return y
 
-    answer, problem = _try(function, z.clone(), rates)
+    answer, problem = attempt(function, z.clone(), rates)
     if problem:
         return [problem]
     if _same(answer, total()):
@@ -154,7 +147,7 @@ def check_shift_add(function) -> list[str]:
 def check_traffic(function) -> list[str]:
     pixels, channels, outputs, branches, size = 1000, 2048, 21, 4, 2
     x, y = pixels * channels * size, pixels * outputs * size
-    answer, problem = _try(function, pixels, channels, outputs, branches, size)
+    answer, problem = attempt(function, pixels, channels, outputs, branches, size)
     if problem:
         return [problem]
     if not isinstance(answer, dict) or set(answer) != {"separate", "fused", "shift_add"}:

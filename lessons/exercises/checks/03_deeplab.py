@@ -2,14 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    return answer, f"{function.__name__} returned None: nothing written yet?" if answer is None else None
+from lessons.check import attempt
 
 
 def _seen(layers) -> tuple[int, int]:
@@ -26,7 +19,7 @@ def _seen(layers) -> tuple[int, int]:
 def check_field_of_view(function) -> list[str]:
     for layers in ([(3, 1, 1)], [(3, 1, 1), (3, 1, 1)], [(3, 2, 1), (3, 1, 1)], [(3, 1, 2), (2, 2, 1), (3, 1, 4)], [(7, 2, 1), (3, 2, 1), (3, 1, 2), (4, 1, 8)]):
         expected = _seen(layers)
-        answer, problem = _try(function, list(layers))
+        answer, problem = attempt(function, list(layers))
         if problem:
             return [problem]
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -69,7 +62,7 @@ def _plan(strides, wanted, own=False, double=True, late=False):
 def check_without_strides(function) -> list[str]:
     for strides, wanted in (([2, 1, 2, 1], 2), ([2, 2, 2, 1, 2, 1, 1], 4), ([1, 2, 1, 2, 2, 2, 1], 4), ([2, 2, 2], 8)):
         expected = _plan(strides, wanted)
-        answer, problem = _try(function, list(strides), wanted)
+        answer, problem = attempt(function, list(strides), wanted)
         if problem:
             return [problem]
         try:
@@ -99,7 +92,7 @@ def check_enlarge(function) -> list[str]:
         plain, watched = F.interpolate, []
         F.interpolate = lambda *a, **k: watched.append(1) or plain(*a, **k)
         try:
-            answer, problem = _try(function, scores.clone(), stride)
+            answer, problem = attempt(function, scores.clone(), stride)
         finally:
             F.interpolate = plain
         if problem:
@@ -126,7 +119,7 @@ def check_enlarge(function) -> list[str]:
 def check_learning_rate(function) -> list[str]:
     for step, steps, new_layer, bias in ((0, 100, False, False), (50, 100, False, False), (99, 100, True, False), (25, 100, False, True), (25, 100, True, True)):
         expected = 0.001 * (1 - step / steps) ** 0.9 * (10 if new_layer else 1) * (2 if bias else 1)
-        answer, problem = _try(function, step, steps, 0.001, new_layer, bias)
+        answer, problem = attempt(function, step, steps, 0.001, new_layer, bias)
         if problem:
             return [problem]
         if isinstance(answer, float) and abs(answer - expected) < 1e-9:

@@ -1,14 +1,7 @@
 """What can go wrong in the exercises of lesson 04, by name. Expected values are worked out here, without the project's own kernel."""
 import torch
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the reader needs the reason, the other exercises still get checked
-        return None, f"{function.__name__} raised {type(error).__name__}: {error}"
-    return answer, f"{function.__name__} returned None: write its body" if answer is None else None
+from lessons.check import attempt
 
 
 def _shaped(answer, shape, name):
@@ -25,8 +18,8 @@ def _near(a, b):
 
 def _diagnose(name, answer, expected, mistakes, otherwise):
     if _near(answer, expected):
-        return None
-    return next((f"{name}: {words}" for wrong, words in mistakes if _near(answer, wrong)), f"{name}: {otherwise}")
+        return []
+    return [f"{name}: {next((words for wrong, words in mistakes if _near(answer, wrong)), otherwise)}"]
 
 
 def _data():
@@ -37,12 +30,12 @@ def _data():
     return features, q, scores
 
 
-def _check_attention(f):
+def check_message_as_attention(f) -> list[str]:
     features, q, scores = _data()
-    answer, problem = _try(f, features, q)
+    answer, problem = attempt(f, features, q)
     problem = problem or _shaped(answer, (40, 4), "message_as_attention")
     if problem:
-        return problem
+        return [problem]
     dot, bias = features @ features.t(), -0.5 * features.square().sum(1)
     return _diagnose("message_as_attention", answer, torch.softmax(scores, 1) @ q, [
         (torch.softmax(dot, 1) @ q, "the term -|f_j|^2 / 2 is missing, so points far from the origin shout loudest; add it as a bias of the keys"),
@@ -55,16 +48,16 @@ def _check_attention(f):
     ], "wrong values; -|f_i - f_j|^2 / 2 = f_i . f_j - |f_j|^2 / 2 - |f_i|^2 / 2, and softmax over j does not see the last term")
 
 
-def _check_update(f):
+def check_potts_update(f) -> list[str]:
     g = torch.Generator().manual_seed(1)
     unary, messages, weights = torch.rand(30, 4, generator=g) * 3, [torch.rand(30, 4, generator=g) for _ in range(2)], [3.0, 0.7]
     kept = unary.clone()
-    answer, problem = _try(f, unary, messages, weights)
+    answer, problem = attempt(f, unary, messages, weights)
     problem = problem or _shaped(answer, (30, 4), "potts_update")
     if problem:
-        return problem
+        return [problem]
     if not torch.equal(unary, kept):
-        return "potts_update: it changed the unary, which every later update needs again"
+        return ["potts_update: it changed the unary, which every later update needs again"]
     total = weights[0] * messages[0] + weights[1] * messages[1]
     return _diagnose("potts_update", answer, torch.softmax(-unary + total, 1), [
         (torch.softmax(-unary - total, 1), "the messages repel; under Potts the energy of label l falls by w * message(l)"),
@@ -77,13 +70,13 @@ def _check_update(f):
     ], "wrong values; softmax over labels of -unary + sum_m w_m message_m")
 
 
-def _check_gradient(f):
+def check_message_gradient(f) -> list[str]:
     features, _, scores = _data()
     grad = torch.randn(40, 4, generator=torch.Generator().manual_seed(2))
-    answer, problem = _try(f, features, grad)
+    answer, problem = attempt(f, features, grad)
     problem = problem or _shaped(answer, (40, 4), "message_gradient")
     if problem:
-        return problem
+        return [problem]
     k = torch.exp(scores)
     n = k.sum(1, keepdim=True)
     return _diagnose("message_gradient", answer, k @ (grad / n), [
@@ -95,15 +88,15 @@ def _check_gradient(f):
     ], "wrong values; transpose out = D^-1 K q")
 
 
-def _check_boxes(f):
+def check_box_distance(f) -> list[str]:
     g = torch.Generator().manual_seed(3)
     points_a, points_b = torch.randn(6, 1, 3, generator=g) * 3 + torch.rand(6, 8, 3, generator=g) * 2, torch.randn(5, 1, 3, generator=g) * 3 + torch.rand(5, 8, 3, generator=g) * 2
     points_b[0] = points_a[0] * 0.5 + points_a[0].mean(0) * 0.5  # one box inside another
     la, ha, lb, hb = points_a.amin(1), points_a.amax(1), points_b.amin(1), points_b.amax(1)
-    answer, problem = _try(f, la, ha, lb, hb)
+    answer, problem = attempt(f, la, ha, lb, hb)
     problem = problem or _shaped(answer, (6, 5), "box_distance")
     if problem:
-        return problem
+        return [problem]
     gap = torch.maximum(la[:, None] - hb, lb - ha[:, None])
     clamped = gap.clamp_min(0)
     centre = ((la + ha)[:, None] - (lb + hb)) / 2
@@ -119,12 +112,5 @@ def _check_boxes(f):
 
 def check(module) -> list[str]:
     """Sentences that name the mistakes; empty when every exercise is right."""
-    tests = (("message_as_attention", _check_attention), ("potts_update", _check_update), ("message_gradient", _check_gradient),
-             ("box_distance", _check_boxes))
-    problems = []
-    for name, test in tests:
-        function = getattr(module, name, None)
-        problem = test(function) if callable(function) else f"{name} is missing"
-        if problem:
-            problems.append(problem)
-    return problems
+    return (check_message_as_attention(module.message_as_attention) + check_potts_update(module.potts_update)
+            + check_message_gradient(module.message_gradient) + check_box_distance(module.box_distance))

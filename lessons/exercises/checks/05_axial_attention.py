@@ -1,14 +1,7 @@
 """What can go wrong in the exercises of lesson 05, by name. Expected values come from loops and from autograd, not from the project's kernels."""
 import torch
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    return (None, f"{function.__name__} returns nothing yet") if answer is None else (answer, None)
+from lessons.check import attempt
 
 
 def _same(a, b) -> bool:
@@ -20,7 +13,7 @@ def _random(*shape, seed=0):
 
 
 def check_rows(function) -> list[str]:
-    answer, problem = _try(function, 4)
+    answer, problem = attempt(function, 4)
     if problem:
         return [problem]
     right = torch.tensor([[j - i + 3 for j in range(4)] for i in range(4)])
@@ -48,7 +41,7 @@ def check_blocks(function) -> list[str]:
             asked.append((int(start), int(stop)))
             return k[start:stop] * scale, v[start:stop]
 
-        answer, problem = _try(function, q, read, 10, 4)
+        answer, problem = attempt(function, q, read, 10, 4)
         if problem:
             return [problem]
         if any(stop - start > 4 for start, stop in asked):
@@ -73,7 +66,7 @@ def check_backward(function) -> list[str]:
     q, k, v, grad = (_random(5, c, seed=n).requires_grad_() for n, c in enumerate((3, 3, 4, 4)))
     right = torch.autograd.grad(torch.softmax(0.3 * q @ k.T, 1) @ v, (q, k, v), grad.detach())
     q, k, v, grad = (t.detach() for t in (q, k, v, grad))
-    answer, problem = _try(function, q, k, v, grad, 0.3)
+    answer, problem = attempt(function, q, k, v, grad, 0.3)
     if problem:
         return [problem]
     if not isinstance(answer, (tuple, list)) or len(answer) != 3:
@@ -103,7 +96,7 @@ def check_table(function) -> list[str]:
         for j in range(4):
             right[j - i + 3] += ds[i, j] * q[i]
             by_key[j - i + 3] += ds[i, j] * q[j]
-    answer, problem = _try(function, ds, q)
+    answer, problem = attempt(function, ds, q)
     if problem:
         return [problem]
     if _same(answer, right):
@@ -118,7 +111,7 @@ def check_table(function) -> list[str]:
 
 
 def check_bytes(function) -> list[str]:
-    answer, problem = _try(function, 8, 8, 64, 64, 64, 2)
+    answer, problem = attempt(function, 8, 8, 64, 64, 64, 2)
     if problem:
         return [problem]
     once = 8 * 8 * 64 * 64 * 64 * 2

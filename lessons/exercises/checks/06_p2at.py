@@ -2,15 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-
-def _try(function, *arguments):
-    """(answer, None) or (None, a sentence)."""
-    name = getattr(function, "__name__", "the function")
-    try:
-        answer = function(*arguments)
-    except Exception as problem:  # a learner's code may raise anything
-        return None, f"{name} stopped with {type(problem).__name__}: {problem}"
-    return (None, f"{name} returned None: nothing written yet") if answer is None else (answer, None)
+from lessons.check import attempt
 
 
 def _same(answer, expected) -> bool:
@@ -21,7 +13,7 @@ def check_attention_cost(function) -> list[str]:
     for kind, h, w in (("full", 12, 15), ("axial", 23, 30), ("squeeze", 23, 30)):
         n = h * w
         pairs = {"full": n * n, "axial": n * (h + w), "squeeze": h * h + w * w}[kind]
-        answer, problem = _try(function, kind, h, w, 8, 16, 32)
+        answer, problem = attempt(function, kind, h, w, 8, 16, 32)
         if problem:
             return [problem]
         if answer == 8 * 48 * pairs:
@@ -51,7 +43,7 @@ def check_row_answer(function) -> list[str]:
         share = torch.softmax(a.mT @ b * scale, dim=dim)
         return c @ (share if flip else share.mT)
 
-    answer, problem = _try(function, q.clone(), k.clone(), v.clone())
+    answer, problem = attempt(function, q.clone(), k.clone(), v.clone())
     if problem:
         return [problem]
     expected = answer_of()
@@ -77,7 +69,7 @@ def check_live_taps(function) -> list[str]:
     g = torch.Generator().manual_seed(1)
     for size in (3, 7):
         weight, x = torch.randn(4, 3, size, size, generator=g), torch.randn(2, 3, 1, 1, generator=g)
-        answer, problem = _try(function, weight.clone())
+        answer, problem = attempt(function, weight.clone())
         if problem:
             return [problem]
         if not isinstance(answer, torch.Tensor) or answer.shape != (4, 3, 1, 1):
@@ -99,7 +91,7 @@ def check_fold(function) -> list[str]:
     weight, x = torch.randn(4, 3, 3, 3, generator=g), torch.randn(2, 3, 6, 5, generator=g)
     gamma, beta, mean = (torch.randn(4, generator=g) for _ in range(3))
     var, eps = torch.rand(4, generator=g) * 0.05 + 0.01, 0.01
-    answer, problem = _try(function, weight.clone(), gamma.clone(), beta.clone(), mean.clone(), var.clone(), eps)
+    answer, problem = attempt(function, weight.clone(), gamma.clone(), beta.clone(), mean.clone(), var.clone(), eps)
     if problem:
         return [problem]
     if not (isinstance(answer, tuple) and len(answer) == 2):
@@ -131,7 +123,7 @@ def check_hard_pixels(function) -> list[str]:
     for threshold, keep, expected, words in ((0.7, 2, [1, 2, 4], "every pixel at or below the threshold counts, also beyond `keep`"),
                                              (0.2, 4, [1, 2, 4, 5], "with only one pixel below the threshold the 4 least likely must be kept"),
                                              (0.2, 9, range(7), "with fewer pixels than `keep` all of them are kept")):
-        answer, problem = _try(function, likely.clone(), threshold, keep)
+        answer, problem = attempt(function, likely.clone(), threshold, keep)
         if problem:
             return [problem]
         if not isinstance(answer, torch.Tensor) or answer.dtype != torch.bool or answer.shape != likely.shape:

@@ -3,17 +3,7 @@ import math
 
 import torch
 
-
-def _try(function, *arguments, parts: int = 1):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    tensors = answer if parts > 1 and isinstance(answer, (tuple, list)) and len(answer) == parts else [answer]
-    if len(tensors) != parts or not all(isinstance(a, torch.Tensor) for a in tensors):
-        return None, f"{function.__name__} returned {type(answer).__name__}, expected {'a tensor' if parts == 1 else f'{parts} tensors'}: nothing written yet?"
-    return answer, None
+from lessons.check import attempt
 
 
 def _values(x) -> list[float]:
@@ -22,7 +12,7 @@ def _values(x) -> list[float]:
 
 def check_threshold(function) -> list[str]:
     mean = torch.tensor([0.0, 0.3, 0.5, 0.7, 1.0])
-    answer, problem = _try(function, mean, 1.0, 5.0, 0.0, 1.0)
+    answer, problem = attempt(function, mean, 1.0, 5.0, 0.0, 1.0, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     curve = lambda m, t0=1.0, beta=5.0, shift=0.5: t0 / (1 + math.exp(-beta * (m - shift)))
@@ -33,7 +23,7 @@ def check_threshold(function) -> list[str]:
         if got == [round(curve(float(m), shift=0.0), 4) for m in mean]:
             return ["threshold left the 1/2 out: the sigmoid is centred where the mean confidence is one half"]
         return [f"threshold(T0 = 1, beta = 5) gave {got} at means 0, 0.3, 0.5, 0.7, 1"]
-    answer, problem = _try(function, mean, 0.6, 0.5, 0.3, 0.8)
+    answer, problem = attempt(function, mean, 0.6, 0.5, 0.3, 0.8, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     got = _values(answer)
@@ -46,7 +36,7 @@ def check_threshold(function) -> list[str]:
 
 def check_targets(function) -> list[str]:
     p, label = torch.tensor([[0.9, 0.75, 0.6, 0.8]]), torch.tensor([[2, 1, 3, 0]])
-    answer, problem = _try(function, p, label.clone(), 0.75)
+    answer, problem = attempt(function, p, label.clone(), 0.75, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     got = answer.flatten().tolist()
@@ -64,7 +54,7 @@ def check_targets(function) -> list[str]:
 def check_weighted(function) -> list[str]:
     ce, target = torch.tensor([[2.0, 1.0, 4.0, 8.0]]), torch.tensor([[1, 255, 0, 255]])
     p = torch.tensor([[0.5, 0.9, 0.8, 0.1]], requires_grad=True)
-    answer, problem = _try(function, ce, p, target, 2.0)
+    answer, problem = attempt(function, ce, p, target, 2.0, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     w, n = [0.25, 0.64], 0.25 * 2 + 0.64 * 4
@@ -81,7 +71,7 @@ def check_weighted(function) -> list[str]:
         return [f"weighted_loss gave {got}, expected {round(n / 2, 4)} = (0.5^2 * 2 + 0.8^2 * 4) / 2"]
     if answer.requires_grad:
         return ["weighted_loss lets gradient into p: a network that sets its own weights lowers the loss by doubting"]
-    answer, problem = _try(function, ce, p, torch.full_like(target, 255), 2.0)
+    answer, problem = attempt(function, ce, p, torch.full_like(target, 255), 2.0, kind=torch.Tensor, called="a tensor")
     if problem or not float(answer.detach()) == 0:
         return [problem or f"weighted_loss gave {float(answer.detach())} for a batch in which everything was filtered, expected 0"]
     return []
@@ -95,7 +85,7 @@ def check_border(function) -> list[str]:
     for y in range(5):
         for x in range(6):
             wanted[y, x] = any(labels[y, x] != labels[v, u] for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)) if 0 <= v < 5 and 0 <= u < 6)
-    answer, problem = _try(function, labels.clone())
+    answer, problem = attempt(function, labels.clone(), kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     if answer.shape != wanted.shape:
@@ -115,9 +105,11 @@ def check_border(function) -> list[str]:
 def check_remember(function) -> list[str]:
     visits, p = torch.tensor([[0, 3, 2, 1]]), torch.tensor([[0.5, 0.4, 0.9, 0.75]])
     kept = visits.clone()
-    answer, problem = _try(function, visits, p, 0.75, 0.5, 2.0, parts=2)
+    answer, problem = attempt(function, visits, p, 0.75, 0.5, 2.0, kind=(tuple, list), called="two tensors")
     if problem:
         return [problem]
+    if len(answer) != 2 or not all(isinstance(a, torch.Tensor) for a in answer):
+        return [f"remember returned {len(answer)} things ({', '.join(type(a).__name__ for a in answer)}), expected two tensors: the visits and the weights"]
     if not torch.equal(visits, kept):
         return ["remember changed its input"]
     now, weight = answer[0].flatten().tolist(), _values(answer[1])

@@ -4,22 +4,13 @@ import math
 import torch
 from torch import nn
 
-
-def _try(function, *arguments, wanted=torch.Tensor):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the learner gets the sentence
-        return None, f"{function.__name__} stopped with {type(error).__name__}: {error}"
-    if not isinstance(answer, wanted):
-        return None, f"{function.__name__} returned {type(answer).__name__}, expected {wanted.__name__}: nothing written yet?"
-    return answer, None
+from lessons.check import attempt
 
 
 def check_ratio(function) -> list[str]:
     rest = torch.tensor([0.5, 3.0, 1.0, 0.0, 2.0], requires_grad=True)
     whole = torch.tensor([2.0, 1.5, 1.0, 0.0, 0.0], requires_grad=True)
-    answer, problem = _try(function, rest, whole)
+    answer, problem = attempt(function, rest, whole, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     if answer.shape != rest.shape:
@@ -56,7 +47,7 @@ def check_background(function) -> list[str]:
     mask = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
     label = torch.tensor([0, 1, 2, 3, 1, 2])
     before = {k: v.clone() for k, v in f2.state_dict().items()}
-    answer, problem = _try(function, f2, features, mask, label)
+    answer, problem = attempt(function, f2, features, mask, label, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
     twin = _second_half()
@@ -91,7 +82,7 @@ def check_background(function) -> list[str]:
 def check_many_classes(function) -> list[str]:
     scores = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 1.0, -2.0]])
     tags = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
-    answer, problem = _try(function, scores, tags)
+    answer, problem = attempt(function, scores, tags, kind=torch.Tensor, called="a tensor")
     if problem:
         return [problem]
 
@@ -112,7 +103,7 @@ def check_many_classes(function) -> list[str]:
             if math.isclose(got, wrong, rel_tol=1e-4):
                 return [f"many_classes {words}"]
         return [f"many_classes gave {got:.4f}, expected {right:.4f}"]
-    big, problem = _try(function, 1000 * scores, tags)
+    big, problem = attempt(function, 1000 * scores, tags, kind=torch.Tensor, called="a tensor")
     if problem or not bool(torch.isfinite(big).all()):
         return ["many_classes overflows for large scores: use logsumexp"]
     return []
@@ -124,7 +115,7 @@ HEAT = torch.tensor([[9.0, 1.0, 1.0, 1.0, 5.0, 1.0], [1.0, 8.0, 1.0, 1.0, 5.0, 5
 
 def check_box(function) -> list[str]:
     def ask(heat, threshold):
-        answer, problem = _try(function, heat, threshold, wanted=list)
+        answer, problem = attempt(function, heat, threshold, kind=list, called="a list")
         return ([int(v) for v in answer] if answer is not None else None), problem
 
     touching, problem = ask(HEAT, 0.4)  # 5 is (5 - 1) / 8 = 0.5: diagonal and block touch at (3, 3)-(2, 4)

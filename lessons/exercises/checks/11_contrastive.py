@@ -63,7 +63,7 @@ def check_merge(function) -> list[str]:
     return []
 
 
-def check_embedding(function) -> list[str]:
+def check_class_embedding(function) -> list[str]:
     table = {"a photo of a dog": torch.tensor([3.0, 0.0]), "dog": torch.tensor([0.0, 1.0]), "a photo of a {}": torch.tensor([9.0, -9.0]), "{}": torch.tensor([9.0, -9.0])}
     answer, problem = attempt(function, lambda texts: torch.stack([table[t] for t in texts]), ["a photo of a {}", "{}"], "dog")
     if problem:
@@ -78,7 +78,7 @@ def check_embedding(function) -> list[str]:
     return [f"class_embedding gave {[round(float(v), 3) for v in torch.as_tensor(answer).flatten()[:4]]}, expected [0.949, 0.316]"]
 
 
-def check_recall(function) -> list[str]:
+def check_recall_at(function) -> list[str]:
     cosine = torch.tensor([[0.9, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.1], [0.1, 0.2, 0.3, 0.25]])
     owner = torch.tensor([0, 0, 1, 2])  # image 0: own caption first; image 1: second; image 2: its caption is second
     for rank, expected, named in ((1, 1 / 3, {1 / 4: "counts captions: the share is of images"}),
@@ -93,5 +93,5 @@ def check_recall(function) -> list[str]:
 
 
 def check(module) -> list[str]:
-    return [problem for part, name in ((check_contrastive, "contrastive"), (check_merge, "merge"), (check_embedding, "class_embedding"),
-                                       (check_recall, "recall_at")) for problem in part(getattr(module, name))]
+    return [problem for part, name in ((check_contrastive, "contrastive"), (check_merge, "merge"), (check_class_embedding, "class_embedding"),
+                                       (check_recall_at, "recall_at")) for problem in part(getattr(module, name))]

@@ -115,7 +115,7 @@ def check_scores(function) -> list[str]:
     return ["scores is not softmax over all classes times softmax over the image's top classes"]
 
 
-def check_background(function) -> list[str]:
+def check_with_background(function) -> list[str]:
     table = torch.tensor([[0.2, 0.7], [0.6, 0.1], [0.3, 0.3]])
     for threshold, expected in ((0.65, [2, 0, 0]), (0.1, [2, 1, 1]), (0.95, [2, 0, 0])):
         answer, problem = attempt(function, table, threshold)
@@ -133,5 +133,5 @@ def check_background(function) -> list[str]:
 
 
 def check(module) -> list[str]:
-    parts = ((check_cells, "cells"), (check_hide, "hide"), (check_matching, "matching"), (check_scores, "scores"), (check_background, "with_background"))
+    parts = ((check_cells, "cells"), (check_hide, "hide"), (check_matching, "matching"), (check_scores, "scores"), (check_with_background, "with_background"))
     return [problem for part, name in parts for problem in part(getattr(module, name))]

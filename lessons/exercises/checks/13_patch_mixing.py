@@ -1,14 +1,7 @@
 """What can go wrong in the exercises of lesson 13, by name. Expected values are worked out here, without the project's own kernel."""
 import torch
 
-
-def _try(function, *arguments):
-    """(answer, nothing) or (nothing, sentence)."""
-    try:
-        answer = function(*arguments)
-    except Exception as error:  # an exercise may fail in any way; the reader needs the reason, the other exercises still get checked
-        return None, f"{function.__name__} raised {type(error).__name__}: {error}"
-    return answer, f"{function.__name__} returned None: write its body" if answer is None else None
+from lessons.check import attempt
 
 
 def _shaped(answer, shape, dtype, name):
@@ -21,51 +14,51 @@ def _shaped(answer, shape, dtype, name):
     return None
 
 
-def _check_index(f):
+def check_draw_index(f) -> list[str]:
     groups, images, positions = 3, 4, 200
-    index, problem = _try(f, groups, images, positions, torch.Generator().manual_seed(0))
+    index, problem = attempt(f, groups, images, positions, torch.Generator().manual_seed(0))
     problem = problem or _shaped(index, (groups * images, positions), torch.int64, "draw_index")
     if problem:
-        return problem
+        return [problem]
     for g in range(groups):
         rows = index[g * images:(g + 1) * images]
         if ((rows < g * images) | (rows >= (g + 1) * images)).any():
-            return f"draw_index: group {g} mixes images of another group; add the first image's number g * images to every group's permutation"
+            return [f"draw_index: group {g} mixes images of another group; add the first image's number g * images to every group's permutation"]
         if not torch.equal(rows.sort(0).values, torch.arange(g * images, (g + 1) * images)[:, None].expand(-1, positions)):
-            return "draw_index: at some position an image is taken twice and another never, so unmixing cannot restore it; draw a permutation (argsort of random numbers)"
+            return ["draw_index: at some position an image is taken twice and another never, so unmixing cannot restore it; draw a permutation (argsort of random numbers)"]
         if (rows == rows[:, :1]).all():
-            return "draw_index: every position has the same permutation, so whole images are swapped, not patches; draw one per position"
+            return ["draw_index: every position has the same permutation, so whole images are swapped, not patches; draw one per position"]
     if torch.equal(index[:images] % images, index[images:2 * images] % images):
-        return "draw_index: all groups share one draw; the random numbers need a group dimension"
+        return ["draw_index: all groups share one draw; the random numbers need a group dimension"]
     again = f(groups, images, positions, torch.Generator().manual_seed(0))
     if not torch.equal(index, again):
-        return "draw_index: the same generator state gives another index; pass generator= to torch.rand"
-    return None
+        return ["draw_index: the same generator state gives another index; pass generator= to torch.rand"]
+    return []
 
 
-def _check_gradient(f):
+def check_mix_gradient(f) -> list[str]:
     generator = torch.Generator().manual_seed(1)
     index = torch.rand(3, 5, generator=generator).argsort(0)  # three images: mixing twice is not the identity
     grad = torch.randn(3, 5, 2, generator=generator)
     before = grad.clone()
-    answer, problem = _try(f, grad, index)
+    answer, problem = attempt(f, grad, index)
     problem = problem or _shaped(answer, (3, 5, 2), torch.float32, "mix_gradient")
     if problem:
-        return problem
+        return [problem]
     if not torch.equal(grad, before):
-        return "mix_gradient changed grad itself; write into a new tensor, the caller may still need the old one"
+        return ["mix_gradient changed grad itself; write into a new tensor, the caller may still need the old one"]
     expected, mixed = torch.empty_like(grad), torch.empty_like(grad)
     for b in range(3):
         for p in range(5):
             expected[index[b, p], p] = grad[b, p]
             mixed[b, p] = grad[index[b, p], p]
     if torch.equal(answer, expected):
-        return None
+        return []
     if torch.equal(answer, mixed):
-        return "mix_gradient mixes the gradient once more; the transpose of a permutation is its inverse, so it must unmix"
+        return ["mix_gradient mixes the gradient once more; the transpose of a permutation is its inverse, so it must unmix"]
     if torch.equal(answer, grad):
-        return "mix_gradient returns grad unchanged; every patch's gradient must go back to the image it came from"
-    return "mix_gradient: wrong values; dL/dx[index[b, p], p] = dL/dy[b, p] for every b and p"
+        return ["mix_gradient returns grad unchanged; every patch's gradient must go back to the image it came from"]
+    return ["mix_gradient: wrong values; dL/dx[index[b, p], p] = dL/dy[b, p] for every b and p"]
 
 
 def _addresses(index, shape, strides, patch, image=None, columns=None):
@@ -80,48 +73,49 @@ def _addresses(index, shape, strides, patch, image=None, columns=None):
     return out
 
 
-def _check_address(f):
+def check_source_address(f) -> list[str]:
     shape, patch = (3, 2, 4, 6), 2
     index = torch.rand(3, 6, generator=torch.Generator().manual_seed(2)).argsort(0)
     contiguous, sliced_last = (48, 24, 6, 1), (3 * 8 * 5, 1, 8 * 3, 3)  # the second: a window into a larger channels-last tensor
     for strides, layout in ((contiguous, "a contiguous x"), (sliced_last, "a window into a channels-last x")):
-        answer, problem = _try(f, index, shape, strides, patch)
+        answer, problem = attempt(f, index, shape, strides, patch)
         problem = problem or _shaped(answer, shape, torch.int64, "source_address")
         if problem:
-            return problem
+            return [problem]
         if torch.equal(answer, _addresses(index, shape, strides, patch)):
             continue
         if torch.equal(answer, _addresses(index, shape, contiguous, patch)):
-            return f"source_address assumes contiguous memory: wrong for {layout}; multiply every coordinate by its own stride"
+            return [f"source_address assumes contiguous memory: wrong for {layout}; multiply every coordinate by its own stride"]
         if torch.equal(answer, _addresses(index, shape, strides, patch, image="own")):
-            return "source_address never looks at the index: it gives every element its own address; replace b by index[b, p]"
+            return ["source_address never looks at the index: it gives every element its own address; replace b by index[b, p]"]
         if torch.equal(answer, _addresses(index, shape, strides, patch, columns=shape[2] // patch)):
-            return "source_address counts positions with the wrong row length: a row of patches holds W / patch of them, not H / patch"
-        return f"source_address: wrong for {layout}; address = index[b, p] * strides[0] + c * strides[1] + h * strides[2] + w * strides[3]"
-    return None
+            return ["source_address counts positions with the wrong row length: a row of patches holds W / patch of them, not H / patch"]
+        return [f"source_address: wrong for {layout}; address = index[b, p] * strides[0] + c * strides[1] + h * strides[2] + w * strides[3]"]
+    return []
 
 
-def _check_bytes(f):
+def check_bytes_moved(f) -> list[str]:
     for shape, item in (((256, 3, 224, 224), 4), ((2, 3, 32, 32), 2)):
         elements = shape[0] * shape[1] * shape[2] * shape[3]
         for how, right in (("kernel", 2 * item), ("gather", 2 * item + 8), ("join", 6 * item)):
-            answer, problem = _try(f, shape, item, how)
+            answer, problem = attempt(f, shape, item, how)
             if problem:
-                return problem
+                return [problem]
             if answer == elements * right:
                 continue
             if answer == elements * right // 2 and how != "gather":
-                return f'bytes_moved("{how}") counts only one direction; every byte that is read is also written'
+                return [f'bytes_moved("{how}") counts only one direction; every byte that is read is also written']
             if how == "gather" and answer == elements * 2 * item:
-                return 'bytes_moved("gather") forgets the index: 8 bytes of int64 are read for every element'
+                return ['bytes_moved("gather") forgets the index: 8 bytes of int64 are read for every element']
             if how == "gather" and answer == elements * 3 * item:
-                return 'bytes_moved("gather") takes the index for as small as x; int64 is 8 bytes whatever x is'
+                return ['bytes_moved("gather") takes the index for as small as x; int64 is 8 bytes whatever x is']
             if answer in (2, 6, elements * 2, elements * 6):
-                return f'bytes_moved("{how}") counts elements or passes; multiply by the number of elements and by item_bytes'
-            return f'bytes_moved("{how}") for shape {shape} and {item} bytes: expected {elements * right}, got {answer}'
-    return None
+                return [f'bytes_moved("{how}") counts elements or passes; multiply by the number of elements and by item_bytes']
+            return [f'bytes_moved("{how}") for shape {shape} and {item} bytes: expected {elements * right}, got {answer}']
+    return []
 
 
 def check(module) -> list[str]:
-    found = [_check_index(module.draw_index), _check_gradient(module.mix_gradient), _check_address(module.source_address), _check_bytes(module.bytes_moved)]
-    return [problem for problem in found if problem]
+    """Sentences that name the mistakes; empty when every exercise is right."""
+    return (check_draw_index(module.draw_index) + check_mix_gradient(module.mix_gradient)
+            + check_source_address(module.source_address) + check_bytes_moved(module.bytes_moved))
