@@ -13,6 +13,7 @@ into a better and slower one; all of them return probabilities [B, K, H, W]:
 """
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -42,6 +43,12 @@ class Evaluation:
     """network and argmax only, reading left out"""
     trimap: Trimap | None = None
     """mIoU in bands around the true boundaries, when widths were asked for"""
+
+    def merge(self, other: "Evaluation") -> "Evaluation":
+        """Both as one data set; the samples and the speed are those of `self`."""
+        bands = [copy.deepcopy(self.trimap).merge(other.trimap)] if self.trimap and other.trimap else [None]
+        return Evaluation(copy.deepcopy(self.confusion).merge(other.confusion), copy.deepcopy(self.boundary).merge(other.boundary), self.samples,
+                          self.images_per_second, *bands)
 
     def headline(self) -> dict[str, float]:
         """The numbers by name, as result.json keeps them."""
@@ -242,7 +249,7 @@ class Settings:
     skip_below: float = 0.0
     """labels that stay below this probability everywhere in an image are left out of its CRF, to save time"""
     search: int = 0
-    """search the first CRF's parameters on this many images of one half, report on the other half; 0: no search"""
+    """search the first CRF's parameters on this many images of one half, report on the other half, and the CRF as named on all; 0: no search"""
     widths: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
     """bands of the trimap curve, pixels"""
     out: str = ""
@@ -348,10 +355,16 @@ def score(settings: Settings, methods: dict | None = None, say: Callable[[str], 
             if done * 10 // total > (done - 1) * 10 // total:
                 say(f"  {done}/{total} images, {time.time() - began:.0f} s")
 
-        results = evaluate_many(rows, data, device, settings.keep, settings.widths, indices, progress)
+        results, whole = evaluate_many(rows, data, device, settings.keep, settings.widths, indices, progress), {}
         show(results, say)
+        if settings.search:  # what needed no search may be judged on both halves
+            named = ("scores", settings.crf[0])
+            first = evaluate_many({name: rows[name] for name in named}, data, device, 0, settings.widths, np.sort(shuffled[:half]))
+            whole = {name: results[name].merge(first[name]) for name in named}
+            say(f"\nboth halves, {len(shuffled)} images:")
+            show(whole, say)
         if settings.out:
-            write(Path(settings.out), results, data, settings)
+            write(Path(settings.out), results, data, settings, whole)
             say(f"written: {settings.out}")
         return results
     finally:

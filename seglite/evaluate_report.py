@@ -114,9 +114,9 @@ def confusion_picture(confusion: Confusion, title: str = ""):
     return canvas.done()
 
 
-def write(folder: Path, results: dict, data, settings) -> None:
-    """All files of the header, each written whole or not at all."""
-    files.write_json(folder / "evaluation.json", {"settings": asdict(settings), "rows": rows_of(results)})
+def write(folder: Path, results: dict, data, settings, whole: dict | None = None) -> None:
+    """All files of the header, each written whole or not at all. whole: rows on more images, for evaluation.json alone."""
+    files.write_json(folder / "evaluation.json", {"settings": asdict(settings), "rows": rows_of(results), **({"all_images": rows_of(whole)} if whole else {})})
     buffer = io.StringIO()
     table = csv.writer(buffer)
     table.writerow(["class", *results])

@@ -207,6 +207,17 @@ def test_a_finished_run_scores_what_its_report_said(finished, tmp_path):
     assert {p: p.read_bytes() for p in before} == before, "reading a run leaves it as it was"
 
 
+def test_a_search_reports_on_the_other_half_and_the_named_crf_on_both(finished, tmp_path):
+    every = E.score(E.Settings(run=str(finished), crf=("1/1/9/20/1",)), METHODS, lambda _: None)
+    half = E.score(E.Settings(run=str(finished), crf=("1/1/9/20/1",), search=2, out=str(tmp_path)), METHODS, lambda _: None)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(written["all_images"]) == {"scores", "1/1/9/20/1"} and len(written["rows"]) == 3
+    for name, row in written["all_images"].items():
+        assert row["miou"] == every[name].confusion.miou() and row["boundary_miou"] == every[name].boundary.miou()
+        assert row["trimap_miou"]["2"] == every[name].trimap.miou()[2]
+        assert half[name].confusion.counts.sum() * 2 == every[name].confusion.counts.sum(), "the merge leaves the half as it was"
+
+
 def test_augmentation_samples_and_search_through_the_settings(finished):
     lines = []
     results = E.score(E.Settings(run=str(finished), images=4, search=2, crf=("1/1/9/20/1",), scales=(1.0, 1.5), flip=True, window=16), METHODS, lines.append)
