@@ -140,7 +140,7 @@ def build_segmenter(config: Settings, classes: int, say: Callable = print) -> nn
     if config.net == "small":
         return SmallUNet(classes)
     name = "resnet101" if config.net == "resnet" else config.net
-    width = 256 if config.net == "resnet" else 128
+    width = 256 if config.net == "resnet" else 64
     return DeepLabV3Plus(cam.trunk(name, config.output_stride, config.weights, say), classes, width=width)
 
 
@@ -566,11 +566,11 @@ RECIPES = {
         "train.steps": 600, "train.batch": 16, "train.lr": 0.05,
     },
     "small": {
-        "net": "mobilenet_v2", "features": "supervised", "cam_background": 0.15, "augment.long_side": 320, "augment.scale_min": 0.75,
-        "augment.scale_max": 1.5, "augment.crop": 256, "backbone_lr_scale": 0.1, "test_flip": True, "ema": 0.99,
+        "net": "mobilenet_v2", "features": "supervised", "cam_scales": (1.0, 0.5), "augment.long_side": 320, "augment.scale_min": 0.75,
+        "augment.scale_max": 1.5, "augment.crop": 224, "backbone_lr_scale": 0.1, "test_scales": (0.64,), "test_flip": True, "ema": 0.95,
         "classifier.steps": 200, "classifier.batch": 16, "classifier.lr": 0.1, "classifier.channels_last": True,
         "head.steps": 120, "head.batch": 16, "head.lr": 5e-4, "head.optimizer": "adam", "head.weight_decay": 0.0,
-        "train.steps": 200, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
+        "train.steps": 240, "train.batch": 16, "train.lr": 0.08, "train.channels_last": True,
     },
     "paper": {
         "net": "resnet", "features": "dino", "voc.train": "train_aug", "voc.masks": "SegmentationClassAug", "crf": True, "stego_crop": 224,
