@@ -3,9 +3,11 @@
     python -m lessons.check 01             your answers in lessons/exercises/01_*.py
     python -m lessons.check 01 solutions   the solutions (they must pass)
 
-Each lesson's check is a function `check(module) -> list[str]`: sentences that name what is wrong, or an empty list.
+Each lesson's check is a function `check(module) -> list[str]`: sentences that name what is wrong, or an empty list. Where a kernel is among the
+answers, `scores(module) -> list[str]` says how many times the least memory traffic the right answer costs (lessons/traffic.py).
 """
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -46,10 +48,12 @@ def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2 or arguments[1:] not in ([], ["solutions"]):
         print(__doc__.split("\n\nEach")[0], file=sys.stderr)
         return 2
-    answers = find(arguments[1] if len(arguments) == 2 else ".", arguments[0])
-    problems = load(find("checks", arguments[0])).check(load(answers))
-    for problem in problems:
-        print("·", problem)
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels of exercises run in Triton's interpreter; read when triton is first imported
+    answers, checks = find(arguments[1] if len(arguments) == 2 else ".", arguments[0]), load(find("checks", arguments[0]))
+    module = load(answers)
+    problems = checks.check(module)
+    for sentence in problems or getattr(checks, "scores", lambda module: [])(module):
+        print("·", sentence)
     print(f"{answers.name}: {len(problems)} still to do" if problems else f"{answers.name}: all right")
     return 1 if problems else 0
 

@@ -1,6 +1,8 @@
 """Exercises of lesson 02. Replace each `return None`, then run:   python -m lessons.check 02"""
 import torch
 
+from kernels.backend import jit, tl
+
 
 def polyphase(x: torch.Tensor, weight: torch.Tensor, rate: int) -> torch.Tensor:
     """Exercise 1. Atrous convolution of x [B, C, H, W] with weight [O, C, 3, 3] at `rate`, padding = rate, so the result is [B, O, H, W].
@@ -44,3 +46,13 @@ def traffic(pixels: int, channels: int, outputs: int, branches: int, bytes_each:
     shift_add: read x, write z (9*R*O channels), read z, write y
     """
     return None  # your code here
+
+
+@jit
+def aspp_row(p_x, p_w, p_y, n, NEAR: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
+    """Exercise 6. A kernel: two atrous branches of three taps over one row, added, in one pass.
+
+    y[i] = sum over branch b and tap u of w[b, u] x[i + (u - 1) * rate_b], rates NEAR and FAR, 0 outside the row. x and y [n], w [2, 3], float32,
+    contiguous; program k makes y[k * BLOCK] ... y[k * BLOCK + BLOCK - 1]. The check counts bytes: is there an x that both branches want?
+    """
+    pass  # your code here

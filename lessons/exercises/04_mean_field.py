@@ -1,6 +1,8 @@
 """Exercises of lesson 04. Replace each `return None`, then run:   python -m lessons.check 04"""
 import torch
 
+from kernels.backend import jit, tl
+
 
 def message_as_attention(features: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Exercise 1. The "after" message by PyTorch's own attention: out_i = sum_j k_ij q_j / sum_j k_ij, k_ij = exp(-|f_i - f_j|^2 / 2).
@@ -32,3 +34,12 @@ def box_distance(low_a: torch.Tensor, high_a: torch.Tensor, low_b: torch.Tensor,
     squared distance of any two points inside the boxes, or the kernel would skip tiles that matter.
     """
     return None  # your code here
+
+
+@jit
+def potts_kernel(p_unary, p_a, p_b, p_q, w_a, w_b, K, BLOCK: tl.constexpr):
+    """Exercise 5. A kernel: exercise 2 for two messages. Program i makes row i of q = softmax over labels of -unary + w_a a + w_b b.
+
+    unary, a, b, q [N, K] float32, contiguous; BLOCK is a power of two, at least K. The check counts bytes: everything is needed once.
+    """
+    pass  # your code here

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from kernels.backend import jit, tl
+
 
 def table_rows(length: int) -> Tensor:
     """Exercise 1. int64 [length, length]: which row of a table [2 * length - 1, D] belongs to query i (first axis) and key j (second axis).
@@ -38,3 +40,13 @@ def bytes_moved(B: int, G: int, H: int, W: int, D: int, element: int) -> tuple[i
     (with a permuted copy of each input, and of the output back; with strides alone). Attention itself reads each input and writes its output once.
     """
     return None  # your code here
+
+
+@jit
+def attend_line(p_q, p_k, p_v, p_o, scale, s_line, s_position, L: tl.constexpr, D: tl.constexpr):
+    """Exercise 6. A kernel: program n attends along line n. o = softmax(scale q k') v for q, k, v, o [L, D] of that line, float32.
+
+    Element d of position i of line n lies at n * s_line + i * s_position + d: rows and columns of a map differ in these two strides only, so no copy
+    is ever needed. L and D are powers of two, 16 at least (tl.dot and tl.trans work). The check counts bytes: q, k, v read once, o written once.
+    """
+    pass  # your code here

@@ -1,6 +1,8 @@
 """Exercises of lesson 13. Replace each `return None`, then run:   python -m lessons.check 13"""
 import torch
 
+from kernels.backend import jit, tl
+
 
 def draw_index(groups: int, images: int, positions: int, generator: torch.Generator) -> torch.Tensor:
     """Exercise 1. The index of a mix: int64 [B, P] with B = groups * images.
@@ -35,3 +37,12 @@ def bytes_moved(shape: tuple[int, int, int, int], item_bytes: int, how: str) -> 
     "join": cut into patches (a copy), index them (a copy), put them together (a copy). The small index [B, P] counts as nothing.
     """
     return None  # your code here
+
+
+@jit
+def mix_tokens(p_x, p_index, p_y, P, D, BLOCK: tl.constexpr):
+    """Exercise 5. A kernel: y[b, p] = x[index[b, p], p] for tokens x, y [B, P, D] float32 and index [B, P] int64, all contiguous.
+
+    Program (b, p) moves one token; BLOCK is a power of two, at least D. The check counts bytes: the index is one number a token.
+    """
+    pass  # your code here

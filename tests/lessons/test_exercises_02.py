@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 
+from kernels.backend import jit, tl
 from lessons.check import find, load
 from tests.lessons.exercise import proofs
 
@@ -65,6 +66,47 @@ def bill(p, c, o, r, size=2, **changes):
     return {k: changes[k](x, y, r) if k in changes else v for k, v in right.items()}
 
 
+@jit
+def aspp_twice(p_x, p_w, p_y, n, NEAR: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
+    """Right values; each branch loads its own centre, adds to y in memory."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for b in tl.static_range(2):
+        total = tl.zeros([BLOCK], tl.float32)
+        for u in tl.static_range(3):
+            j = i + (u - 1) * (FAR if b else NEAR)
+            total += tl.load(p_w + 3 * b + u) * tl.load(p_x + j, mask=(i < n) & (j >= 0) & (j < n), other=0.0)
+        if b:
+            total += tl.load(p_y + i, mask=i < n, other=0.0)
+        tl.store(p_y + i, total, mask=i < n)
+
+
+@jit
+def aspp_any(p_x, p_w, p_y, n, NEAR: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr, SIGN: tl.constexpr, A: tl.constexpr, OTHER: tl.constexpr,
+             STORE: tl.constexpr, GUARD: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for b in tl.static_range(2):
+        for u in tl.static_range(3):
+            j = i + SIGN * (u - 1) * (FAR if b else NEAR)
+            real = (i < n) & (j >= 0) & (j < n)
+            if GUARD:
+                x = tl.load(p_x + j, mask=real, other=0.0) if OTHER else tl.load(p_x + j, mask=real)
+            else:
+                x = tl.load(p_x + j)
+            total += tl.load(p_w + 3 * (b ^ A) + u) * x
+    tl.store(p_y + i, total, mask=i < n - STORE)
+
+
+class aspp:
+    """aspp_any with some of its mistakes switched on."""
+
+    def __init__(self, **mistakes):
+        self.mistakes = {"SIGN": 1, "A": 0, "OTHER": 1, "STORE": 0, "GUARD": 1} | mistakes
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: aspp_any[grid](*arguments, **options, **self.mistakes)
+
+
 WRONG = [
     ("polyphase", lambda x, w, r: None, "returned None"),
     ("polyphase", lambda x, w, r: F.conv2d(x, w, padding=r, dilation=r), "uses dilation"),
@@ -103,6 +145,14 @@ WRONG = [
     ("traffic", lambda *a: bill(*a, shift_add=lambda x, y, r: x + 36 * y + y), "counts z once"),
     ("traffic", lambda *a: bill(*a, shift_add=lambda x, y, r: x + 8 * y + y), "one for each tap"),
     ("traffic", lambda *a: bill(*a, fused=lambda x, y, r: x), "expected"),
+    ("aspp_row", aspp_twice, "y 3 times, x 1.2 times"),
+    ("aspp_row", aspp(), "moves 1.17 times the least bytes"),
+    ("aspp_row", aspp(SIGN=-1), "reads backwards"),
+    ("aspp_row", aspp(A=1), "gives NEAR's weights to FAR"),
+    ("aspp_row", aspp(OTHER=0), "without other="),
+    ("aspp_row", aspp(STORE=11), "end of the row unwritten"),
+    ("aspp_row", aspp(GUARD=0), "lie in none of its tensors"),
+    ("aspp_row", aspp(SIGN=0), "wrong values"),
 ]
 
-test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("02", WRONG, 5)
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("02", WRONG, 6)

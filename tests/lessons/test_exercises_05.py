@@ -1,6 +1,7 @@
 """Lesson 05's checks accept the solution, and tell each known mistake by its name."""
 import torch
 
+from kernels.backend import jit, tl
 from lessons.check import find, load
 from tests.lessons.exercise import proofs
 
@@ -41,6 +42,34 @@ def by_key(ds, q):
 
 
 ONCE = lambda B, G, H, W, D, e: B * G * H * W * D * e  # noqa: E731
+@jit
+def line_any(p_q, p_k, p_v, p_o, scale, s_line, s_position, L: tl.constexpr, D: tl.constexpr, AGAIN: tl.constexpr, OVER: tl.constexpr, SCALED: tl.constexpr,
+             STRIDES: tl.constexpr):
+    o = tl.arange(0, L)[:, None] * s_position + tl.arange(0, D)[None, :] + tl.program_id(0) * s_line
+    if not STRIDES:
+        o = (tl.program_id(0) * L + tl.arange(0, L)[:, None]) * D + tl.arange(0, D)[None, :]
+    for _ in tl.static_range(AGAIN):  # keys and values fetched for every query anew
+        k, v = tl.load(p_k + o), tl.load(p_v + o)
+    logits = tl.dot(tl.load(p_q + o), tl.trans(k)) * (scale if SCALED else 1.0)
+    if OVER:
+        likely = tl.exp(logits - tl.max(logits, 1)[:, None])
+        likely = likely / tl.sum(likely, 1)[:, None]
+    else:
+        likely = tl.exp(logits - tl.max(logits, 0)[None, :])
+        likely = likely / tl.sum(likely, 0)[None, :]
+    tl.store(p_o + o, tl.dot(likely, v))
+
+
+class line:
+    """line_any with some of its mistakes switched on."""
+
+    def __init__(self, **mistakes):
+        self.mistakes = {"AGAIN": 1, "OVER": 1, "SCALED": 1, "STRIDES": 1} | mistakes
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: line_any[grid](*arguments, **options, **self.mistakes)
+
+
 WRONG = [
     ("rows", lambda n: rows(n).T, "the offset is i - j"),
     ("rows", lambda n: rows(n) - n + 1, "offsets are not row numbers yet"),
@@ -64,6 +93,10 @@ WRONG = [
     ("bytes", lambda *a: (10 * ONCE(*a), 4 * ONCE(*a)), "copied back"),
     ("bytes", lambda B, G, H, W, D, e: (12 * ONCE(B, G, H, W, D, e), 4 * ONCE(B, G, H, W, D, e) + 2 * B * G * H * H * W * e), "logits stay on the chip"),
     ("bytes", lambda *a: (12 * ONCE(*a), 3 * ONCE(*a)), "four maps"),
+    ("attend_line", line(AGAIN=16), "moves 8.50 times the least bytes: it touches k 16 times, v 16 times"),
+    ("attend_line", line(OVER=0), "runs over the queries"),
+    ("attend_line", line(SCALED=0), "the scale is missing"),
+    ("attend_line", line(STRIDES=0), "wrong along columns"),
 ]
 
-test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("05", WRONG, 5)
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("05", WRONG, 6)

@@ -1,6 +1,7 @@
 """Lesson 13's checks accept the solution, and tell each known mistake by its name."""
 import torch
 
+from kernels.backend import jit, tl
 from lessons.check import find, load
 from tests.lessons.exercise import proofs
 
@@ -24,6 +25,30 @@ def address(index, shape, strides, patch, columns=None):
 
 def numel(shape):
     return torch.Size(shape).numel()
+
+
+@jit
+def mix_any(p_x, p_index, p_y, P, D, BLOCK: tl.constexpr, SCALAR: tl.constexpr, BACK: tl.constexpr, OWN: tl.constexpr, WIDTH: tl.constexpr, MASK: tl.constexpr):
+    b, p, d = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
+    source = tl.load(p_index + b * P + p) if SCALAR else tl.load(p_index + b * P + p + 0 * d, mask=d < D, other=0)
+    if OWN:
+        source = source * 0 + b
+    there, here = (source * P + p) * WIDTH, (b * P + p) * D
+    if BACK:
+        tl.store(p_y + there + d, tl.load(p_x + here + d, mask=d < D, other=0.0), mask=d < D)
+    else:
+        real = d < D if MASK else d < BLOCK
+        tl.store(p_y + here + d, tl.load(p_x + there + d, mask=real, other=0.0), mask=real)
+
+
+class mixer:
+    """mix_any with some of its mistakes switched on."""
+
+    def __init__(self, **mistakes):
+        self.mistakes = {"SCALAR": 1, "BACK": 0, "OWN": 0, "WIDTH": 12, "MASK": 1} | mistakes
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: mix_any[grid](*arguments, **options, **self.mistakes)
 
 
 WRONG = [
@@ -51,9 +76,14 @@ WRONG = [
     ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 3, "join": 6}[how] * item, "as small as x"),
     ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2, "gather": 4, "join": 6}[how], "elements or passes"),
     ("bytes_moved", lambda shape, item, how: numel(shape) * {"kernel": 2 * item, "gather": 2 * item + 8, "join": 4 * item}[how], "expected"),
+    ("mix_tokens", mixer(SCALAR=0), "it touches index 12 times"),
+    ("mix_tokens", mixer(BACK=1), "unmixes"),
+    ("mix_tokens", mixer(OWN=1), "copies"),
+    ("mix_tokens", mixer(WIDTH=11), "starts at (i * P + p) * D"),
+    ("mix_tokens", mixer(MASK=0), "lie in none of its tensors"),
 ]
 
-test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("13", WRONG, 4)
+test_the_solution_passes, test_the_stubs_are_named, test_known_mistakes_are_named = proofs("13", WRONG, 5)
 
 
 def test_the_solutions_agree_with_the_kernel_file():

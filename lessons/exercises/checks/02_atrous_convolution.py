@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 
+from lessons import traffic
 from lessons.check import attempt
 
 
@@ -168,6 +169,49 @@ def check_traffic(function) -> list[str]:
     return []
 
 
+def _aspp_row(kernel):
+    """(traffic, the least bytes, problems)."""
+    n, near, far, block = 75, 2, 9, 32
+    x, w, y = _whole(n, seed=3).float(), _whole(2, 3, seed=4).float(), torch.full((n,), float("nan"))
+    found, problem = traffic.run(kernel, "aspp_row", (3,), {"x": x, "w": w, "y": y}, n, NEAR=near, FAR=far, BLOCK=block)
+    if problem:
+        return None, None, [problem]
+
+    def row(wrap=False, sign=1, rates=(near, far)):
+        total = torch.zeros(n)
+        for b, rate in enumerate(rates):
+            for u in range(3):
+                for i in range(n):
+                    j = i + sign * (u - 1) * rate
+                    total[i] += w[b, u] * x[j % n] if wrap or 0 <= j < n else 0.0
+        return total
+
+    least = {"x": 4 * sum(n - shift for shift in (0, near, near, far, far)), "w": 3 * 6 * 4, "y": 4 * n}
+    if torch.equal(y, row()):
+        return found, least, traffic.verdict("aspp_row", found, least)
+    missing = int(y.isnan().sum())
+    if missing and y[n - missing:].isnan().all():
+        return None, None, ["aspp_row leaves the end of the row unwritten: the last program has fewer outputs than BLOCK"]
+    if missing:
+        return None, None, ["aspp_row gives NaN: a masked load without other= holds anything at all; say other=0.0"]
+    if torch.equal(y, row(sign=-1)):
+        return None, None, ["aspp_row reads backwards: tap u reads i + (u - 1) * rate"]
+    if torch.equal(y, row(rates=(far, near))):
+        return None, None, ["aspp_row gives NEAR's weights to FAR: w[0] belongs to NEAR"]
+    return None, None, [f"aspp_row has wrong values: y[0] is {float(y[0]):g}, expected {float(row()[0]):g}"]
+
+
+def check_aspp_row(kernel) -> list[str]:
+    return _aspp_row(kernel)[2]
+
+
+def scores(module) -> list[str]:
+    """What to say of a right answer."""
+    found, least, _ = _aspp_row(module.aspp_row)
+    return [f"aspp_row moves {traffic.ratio(found, least):.2f} times the least bytes"] if found else []
+
+
 def check(module) -> list[str]:
-    return [s for name, function in (("polyphase", check_polyphase), ("live_taps", check_live_taps), ("readers", check_readers),
-                                     ("shift_add", check_shift_add), ("traffic", check_traffic)) for s in function(getattr(module, name))]
+    parts = (("polyphase", check_polyphase), ("live_taps", check_live_taps), ("readers", check_readers), ("shift_add", check_shift_add),
+             ("traffic", check_traffic), ("aspp_row", check_aspp_row))
+    return [problem for name, function in parts for problem in function(getattr(module, name))]

@@ -1,6 +1,7 @@
 """What can go wrong in the exercises of lesson 04, by name. Expected values are worked out here, without the project's own kernel."""
 import torch
 
+from lessons import traffic
 from lessons.check import attempt
 
 
@@ -110,7 +111,43 @@ def check_box_distance(f) -> list[str]:
     ], "wrong values; per axis the gap is max(low_a - high_b, low_b - high_a, 0)")
 
 
+def _potts_kernel(kernel):
+    """(traffic, the least bytes, problems)."""
+    g = torch.Generator().manual_seed(4)
+    unary, a, b = torch.rand(6, 5, generator=g) * 3, torch.rand(6, 5, generator=g), torch.rand(6, 5, generator=g)
+    unary[0] += 200  # exp(-200) is 0 in float32: only a softmax that subtracts the maximum survives
+    q, name = torch.full((6, 5), float("nan")), "potts_kernel"
+    found, problem = traffic.run(kernel, name, (6,), {"unary": unary, "a": a, "b": b, "q": q}, 3.0, 0.7, 5, BLOCK=8)
+    if problem:
+        return None, None, [problem]
+    score = -unary + 3.0 * a + 0.7 * b
+    padded = torch.cat([score, torch.zeros(6, 3)], 1)  # the block's dead lanes taken for labels
+    if q[0].isnan().any() and not q[1:].isnan().any():
+        return None, None, [f"{name}: exp of a large energy is 0 and 0 / 0 is NaN: subtract the row's maximum first"]
+    if q.isnan().any():
+        return None, None, [f"{name} gives NaN: give every masked load an other= that cannot win, and write all K labels"]
+    if _near(torch.nan_to_num(q), torch.softmax(score, 1)):
+        least = dict.fromkeys(("unary", "a", "b", "q"), 4 * 30)
+        return found, least, traffic.verdict(name, found, least)
+    return None, None, _diagnose(name, q[1:], torch.softmax(score, 1)[1:], [
+        (torch.softmax(padded, 1)[1:, :5], "the lanes from K to BLOCK count as labels with score 0; load the unary there with other=inf"),
+        (torch.softmax(-unary - 3.0 * a - 0.7 * b, 1)[1:], "the messages repel; they enter with a plus"),
+        (torch.exp(score - score.amax(1, keepdim=True))[1:], "the row does not sum to 1"),
+    ], "wrong values; softmax over the row's K labels of -unary + w_a a + w_b b")
+
+
+def check_potts_kernel(kernel) -> list[str]:
+    return _potts_kernel(kernel)[2]
+
+
+def scores(module) -> list[str]:
+    """What to say of a right answer."""
+    found, least, _ = _potts_kernel(module.potts_kernel)
+    return [f"potts_kernel moves {traffic.ratio(found, least):.2f} times the least bytes"] if found else []
+
+
 def check(module) -> list[str]:
     """Sentences that name the mistakes; empty when every exercise is right."""
     return (check_message_as_attention(module.message_as_attention) + check_potts_update(module.potts_update)
-            + check_message_gradient(module.message_gradient) + check_box_distance(module.box_distance))
+            + check_message_gradient(module.message_gradient) + check_box_distance(module.box_distance)
+            + check_potts_kernel(module.potts_kernel))

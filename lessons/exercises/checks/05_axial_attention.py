@@ -1,6 +1,7 @@
 """What can go wrong in the exercises of lesson 05, by name. Expected values come from loops and from autograd, not from the project's kernels."""
 import torch
 
+from lessons import traffic
 from lessons.check import attempt
 
 
@@ -129,6 +130,44 @@ def check_bytes(function) -> list[str]:
     return found
 
 
+def _attend_line(kernel):
+    """(traffic, the least bytes, problems)."""
+    H = W = D = 16
+    q, k, v = (_random(H, W, D, seed=n).float() for n in (7, 8, 9))
+    name, found, least = "attend_line", None, None
+    for s_line, s_position, axis in ((W * D, D, "rows"), (D, W * D, "columns")):
+        o = torch.full((H, W, D), float("nan"))
+        found, problem = traffic.run(kernel, name, (16,), {"q": q, "k": k, "v": v, "o": o}, 0.25, s_line, s_position, L=16, D=16)
+        if problem:
+            return None, None, [problem]
+
+        def along(t, axis=axis):
+            return t if axis == "rows" else t.transpose(0, 1)
+
+        def attend(scale=0.25, dim=-1):
+            return torch.softmax(scale * along(q) @ along(k).mT, dim) @ along(v)
+
+        if not torch.allclose(along(o), attend(), rtol=1e-4, atol=1e-5):
+            mistakes = ((attend(1.0), "the scale is missing"), (attend(dim=-2), "the softmax runs over the queries; each query's weights sum to 1"))
+            near = [words for wrong, words in mistakes if torch.allclose(along(o), wrong, rtol=1e-4, atol=1e-5)]
+            if axis == "columns":
+                near = ["right along rows, wrong along columns: positions are s_position apart, lines s_line"]
+            return None, None, [f"{name}: {near[0] if near else 'wrong values; o = softmax(scale q k^T) v along each line'}"]
+        least = dict.fromkeys(("q", "k", "v", "o"), 4 * H * W * D)
+    return found, least, traffic.verdict(name, found, least)
+
+
+def check_attend_line(kernel) -> list[str]:
+    return _attend_line(kernel)[2]
+
+
+def scores(module) -> list[str]:
+    """What to say of a right answer."""
+    found, least, _ = _attend_line(module.attend_line)
+    return [f"attend_line moves {traffic.ratio(found, least):.2f} times the least bytes"] if found else []
+
+
 def check(module) -> list[str]:
-    return [problem for part, name in ((check_rows, "table_rows"), (check_blocks, "attend_in_blocks"), (check_backward, "line_backward"),
-                                       (check_table, "table_gradient"), (check_bytes, "bytes_moved")) for problem in part(getattr(module, name))]
+    parts = ((check_rows, "table_rows"), (check_blocks, "attend_in_blocks"), (check_backward, "line_backward"), (check_table, "table_gradient"),
+             (check_bytes, "bytes_moved"), (check_attend_line, "attend_line"))
+    return [problem for part, name in parts for problem in part(getattr(module, name))]

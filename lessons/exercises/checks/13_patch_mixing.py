@@ -1,6 +1,7 @@
 """What can go wrong in the exercises of lesson 13, by name. Expected values are worked out here, without the project's own kernel."""
 import torch
 
+from lessons import traffic
 from lessons.check import attempt
 
 
@@ -115,7 +116,41 @@ def check_bytes_moved(f) -> list[str]:
     return []
 
 
+def _mix_tokens(kernel):
+    """(traffic, the least bytes, problems)."""
+    B, P, D, name = 4, 5, 12, "mix_tokens"
+    g = torch.Generator().manual_seed(3)
+    x, y, index = torch.randn(B, P, D, generator=g), torch.full((B, P, D), float("nan")), torch.rand(B, P, generator=g).argsort(0)
+    found, problem = traffic.run(kernel, name, (B, P), {"x": x, "index": index, "y": y}, P, D, BLOCK=16)
+    if problem:
+        return None, None, [problem]
+    place = torch.arange(P)
+    back = torch.empty_like(x)
+    back[index, place] = x
+    if torch.equal(y, x[index, place]):
+        least = {"x": 4 * B * P * D, "index": 8 * B * P, "y": 4 * B * P * D}
+        return found, least, traffic.verdict(name, found, least)
+    if y.isnan().any():
+        return None, None, [f"{name} leaves {int(y.isnan().sum())} of {y.numel()} numbers unwritten or NaN: every program moves D numbers of its token"]
+    if torch.equal(y, back):
+        return None, None, [f"{name} unmixes: it writes to the image in the index instead of reading from it"]
+    if torch.equal(y, x):
+        return None, None, [f"{name} copies: every token comes from the image that the index names"]
+    return None, None, [f"{name} has wrong values: the token of image i at position p starts at (i * P + p) * D"]
+
+
+def check_mix_tokens(kernel) -> list[str]:
+    return _mix_tokens(kernel)[2]
+
+
+def scores(module) -> list[str]:
+    """What to say of a right answer."""
+    found, least, _ = _mix_tokens(module.mix_tokens)
+    return [f"mix_tokens moves {traffic.ratio(found, least):.2f} times the least bytes"] if found else []
+
+
 def check(module) -> list[str]:
     """Sentences that name the mistakes; empty when every exercise is right."""
     return (check_draw_index(module.draw_index) + check_mix_gradient(module.mix_gradient)
-            + check_source_address(module.source_address) + check_bytes_moved(module.bytes_moved))
+            + check_source_address(module.source_address) + check_bytes_moved(module.bytes_moved)
+            + check_mix_tokens(module.mix_tokens))

@@ -2,6 +2,8 @@
 import torch
 import torch.nn.functional as F
 
+from kernels.backend import jit, tl
+
 
 def message_as_attention(features: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """-|f_i - f_j|^2 / 2 = f_i . f_j - |f_j|^2 / 2 - |f_i|^2 / 2, and a softmax over j does not see the last term."""
@@ -25,3 +27,13 @@ def box_distance(low_a: torch.Tensor, high_a: torch.Tensor, low_b: torch.Tensor,
     """Along an axis at most one of the two gaps is positive; none is if the boxes overlap there."""
     gap = torch.maximum(low_a[:, None] - high_b, low_b - high_a[:, None]).clamp_min(0)
     return gap.square().sum(-1)
+
+
+@jit
+def potts_kernel(p_unary, p_a, p_b, p_q, w_a, w_b, K, BLOCK: tl.constexpr):
+    label = tl.arange(0, BLOCK)
+    o, real = tl.program_id(0) * K + label, label < K
+    energy = tl.load(p_unary + o, mask=real, other=float("inf"))  # a label that does not exist has no probability
+    score = w_a * tl.load(p_a + o, mask=real, other=0.0) + w_b * tl.load(p_b + o, mask=real, other=0.0) - energy
+    likely = tl.exp(score - tl.max(score, 0))
+    tl.store(p_q + o, likely / tl.sum(likely, 0), mask=real)

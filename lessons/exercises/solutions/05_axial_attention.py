@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from kernels.backend import jit, tl
+
 
 def table_rows(length: int) -> Tensor:
     place = torch.arange(length)
@@ -39,3 +41,11 @@ def bytes_moved(B: int, G: int, H: int, W: int, D: int, element: int) -> tuple[i
     once = B * G * H * W * D * element
     copies = 4 * 2 * once  # q, k, v and the output: each copy reads and writes
     return copies + 4 * once, 4 * once
+
+
+@jit
+def attend_line(p_q, p_k, p_v, p_o, scale, s_line, s_position, L: tl.constexpr, D: tl.constexpr):
+    o = tl.program_id(0) * s_line + tl.arange(0, L)[:, None] * s_position + tl.arange(0, D)[None, :]
+    logits = scale * tl.dot(tl.load(p_q + o), tl.trans(tl.load(p_k + o)))
+    likely = tl.exp(logits - tl.max(logits, 1)[:, None])
+    tl.store(p_o + o, tl.dot(likely / tl.sum(likely, 1)[:, None], tl.load(p_v + o)))
