@@ -92,14 +92,14 @@ class TagClassifier(nn.Module):
     def __init__(self, backbone: nn.Module, tags: int):
         super().__init__()
         self.backbone = backbone
-        self.last = len(backbone.features) - 1 if isinstance(backbone, MobileNetV2) and len(backbone.features) > 18 else None
-        channels = backbone.channels[-1] if self.last is None else backbone.features[self.last][0].out_channels
+        self.widened = isinstance(backbone, MobileNetV2) and backbone.widening is not None
+        channels = backbone.widening[0].out_channels if self.widened else backbone.channels[-1]
         self.classifier = nn.Conv2d(channels, tags, 1, bias=False)
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """image: [B, 3, H, W] -> [B, C, h, w]."""
         found = self.backbone.features(image)[-1]
-        return found if self.last is None else self.backbone.features[self.last](found)
+        return self.backbone.widening(found) if self.widened else found
 
     def class_maps(self, image: torch.Tensor) -> torch.Tensor:
         """image: [B, 3, H, W] -> evidence per tag and place [B, K-1, h, w]."""

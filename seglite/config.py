@@ -37,21 +37,21 @@ class UsageError(ValueError):
 class Recipe:
     """How one network is trained."""
 
-    steps: int = 1000
+    steps: int = field(default=1000, metadata={"least": 0})
     """optimizer steps"""
-    batch: int = 16
+    batch: int = field(default=16, metadata={"least": 1})
     """effective batch: images per optimizer step, over all processes and accumulated parts"""
-    micro_batch: int = 0
+    micro_batch: int = field(default=0, metadata={"least": 0})
     """most images one process takes at once; a larger share is accumulated in parts. 0: no limit"""
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
     """sgd (with momentum), nesterov (sgd with Nesterov's momentum), adam or adamw"""
-    lr: float = 0.01
+    lr: float = field(default=0.01, metadata={"least": 0})
     """learning rate at the start of the schedule"""
     momentum: float = 0.9
     """momentum of sgd; first beta of adam and adamw"""
     beta2: float = 0.999
     """second beta of adam and adamw; 0.95 in masked auto-encoders"""
-    weight_decay: float = 1e-4
+    weight_decay: float = field(default=1e-4, metadata={"least": 0})
     """weight decay (decoupled for adamw); not applied to biases and norm layers when `decay_all` is off"""
     decay_all: bool = True
     """also decay biases and norm layers, as most segmentation code does"""
@@ -59,9 +59,9 @@ class Recipe:
     """poly: lr (1 - t/steps)^power, the schedule of DeepLab; cosine: half a cosine to zero; constant; step: a tenth after every `power` of the steps"""
     power: float = 0.9
     """exponent of the poly schedule; with schedule=step the share of the steps after which the rate falls to a tenth, again and again"""
-    warmup: int = 0
+    warmup: int = field(default=0, metadata={"least": 0})
     """steps of linear warm-up before the schedule"""
-    clip: float = 0.0
+    clip: float = field(default=0.0, metadata={"least": 0})
     """largest gradient norm; 0: no clipping"""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """mixed precision: the type that autocast uses (fp16 with loss scaling)"""
@@ -69,11 +69,11 @@ class Recipe:
     """run the network through torch.compile"""
     channels_last: bool = False
     """keep images and weights channels-last in memory: faster for depthwise convolutions on CPUs and for mixed precision on GPUs"""
-    log_every: int = 20
+    log_every: int = field(default=20, metadata={"least": 1})
     """steps between log lines"""
-    save_every: int = 0
+    save_every: int = field(default=0, metadata={"least": 0})
     """steps between checkpoints; 0: about one a minute"""
-    eval_every: int = 0
+    eval_every: int = field(default=0, metadata={"least": 0})
     """steps between validations (keeps best.pt); 0: none"""
 
 
@@ -92,13 +92,13 @@ class Config:
     """toy: minutes on a laptop's CPU; small: small networks on photographs; paper: the authors' recipe. Default: toy with scenes, else small"""
     out: str = ""
     """run folder; default runs/<method>-<data>"""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"least": 0})
     """seed of weights, sampling, augmentation and scenes"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    threads: int = 0
+    threads: int = field(default=0, metadata={"least": 0})
     """CPU threads of torch; 0: torch's own choice"""
-    workers: int = -1
+    workers: int = field(default=-1, metadata={"least": -1})
     """processes that prepare batches; 0: none, -1: none for scenes, half the cores (at most 8) for files"""
     weights: str = ""
     """file with pretrained backbone weights (a plain state_dict)"""
@@ -129,11 +129,6 @@ class Config:
 # Keys that may differ between a run and its continuation: they change where and how fast, not what is computed.
 FREE_KEYS = ("out", "root", "device", "threads", "workers", "debug", "weights")
 FREE_ENDINGS = (".log_every", ".save_every", ".micro_batch")
-
-
-# The smallest value that makes sense, by the last part of a key.
-LEAST = {"steps": 0, "batch": 1, "micro_batch": 0, "lr": 0, "weight_decay": 0, "warmup": 0, "clip": 0, "log_every": 1, "save_every": 0, "eval_every": 0,
-         "threads": 0, "workers": -1, "seed": 0, "crop": 0, "train_images": 1, "val_images": 1}
 
 
 def flatten(settings) -> dict[str, object]:
@@ -178,6 +173,17 @@ def leaves(cls, prefix: str = "") -> dict[str, tuple[object, str]]:
         else:
             known[prefix + f.name] = (hints[f.name], docs.get(f.name, ""))
     return known
+
+
+def least_values(cls, prefix: str = "") -> dict[str, float]:
+    """{"train.batch": 1, ...}: the smallest value that makes sense, for the keys whose field says it (metadata "least")."""
+    hints, found = typing.get_type_hints(cls), {}
+    for f in fields(cls):
+        if is_dataclass(hints[f.name]):
+            found.update(least_values(hints[f.name], f"{prefix}{f.name}."))
+        elif "least" in f.metadata:
+            found[prefix + f.name] = f.metadata["least"]
+    return found
 
 
 def type_name(kind) -> str:
@@ -272,11 +278,10 @@ def parse(arguments: list[str], methods: dict) -> tuple[Config, list[str]]:
         if key not in known:
             raise KeyError(f"recipe {config.size!r} of {paper.__name__} sets {key!r}, which is no key")
         assign(config, key, value)
-    before, notes = flatten(config), []
+    before, notes, bounds = flatten(config), [], least_values(paper.Settings)
     for key, text in typed.items():
         value = convert(text, known[key][0], key)
-        least = LEAST.get(key.split(".")[-1])
-        if least is not None and not isinstance(value, str) and value < least:  # ZeroSeg's clip= is a file
+        if (least := bounds.get(key)) is not None and value is not None and value < least:
             raise UsageError(f"{key}={text}: it must be at least {least}")
         if key not in ("method", "size") and value != before[key]:
             notes.append(f"{key}={value}" + (f" (was {before[key]})" if before[key] not in ("", None) else ""))

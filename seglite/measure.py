@@ -45,7 +45,7 @@ def interleaved(calls: dict[str, Callable], seconds: float = 6.0, warm_up: int =
     On a CPU the clock is this process's own (with one thread: time on the core), so other programs do not count. On a GPU it is the wall's, between
     synchronisations.
     """
-    clock = time.perf_counter if str(device).startswith("cuda") else _cpu_clock
+    clock = time.perf_counter if str(device).startswith("cuda") else cpu_clock
     for call in calls.values():
         for _ in range(warm_up):
             call()
@@ -62,7 +62,7 @@ def interleaved(calls: dict[str, Callable], seconds: float = 6.0, warm_up: int =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _cpu_clock() -> float:
+def cpu_clock() -> float:
     """Process time over threads: the time a call would take if all its threads ran at once without waiting."""
     return time.process_time() / torch.get_num_threads()
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from seglite import files
+from seglite.charts import percent
 from seglite.data import normalise
 from seglite.evaluate import Evaluation, evaluate, label_maps
 from seglite.html import report_html
@@ -26,7 +27,8 @@ from seglite.pictures import Report, png_bytes, report_png
 
 
 def write_report(run, predict: Callable, *, model: nn.Module | None = None, headline: dict | None = None, tables: Sequence[dict] = (),
-                 figures: Sequence[dict] = (), notes: Sequence[str] = (), samples: Callable[[dict], dict] | None = None) -> Evaluation | None:
+                 figures: Sequence[dict] = (), notes: Sequence[str] = (), samples: Callable[[dict], dict] | None = None,
+                 result: Evaluation | None = None) -> Evaluation | None:
     """Evaluate `predict` on the validation split and write the report. Called through `Run.report`. Data without masks: see `write_gallery`.
 
     Args:
@@ -36,11 +38,12 @@ def write_report(run, predict: Callable, *, model: nn.Module | None = None, head
         tables, figures: see `pictures.Report`.
         notes: sentences shown below (deviations, warnings).
         samples: one of the shown samples (name, image, truth, prediction) -> dict of further pictures to show in its row.
+        result: `predict` evaluated on the validation split, where the caller has it already.
     """
     data = run.truth("val")
     if "mask" not in data.provides:
         return write_gallery(run, predict, data, model=model, headline=headline, tables=tables, figures=figures, notes=notes)
-    result = evaluate(predict, data, run.device)
+    result = evaluate(predict, data, run.device) if result is None else result
     scores = result.headline()
     cost = costs(run, predict, model, data, result)
     if samples is not None:
@@ -52,8 +55,7 @@ def write_report(run, predict: Callable, *, model: nn.Module | None = None, head
         "mean_over": f"classes that occur in truth or prediction; absent: {', '.join(absent) or 'none'}",
         "miou_conventions": result.confusion.conventions(), "classes": result.confusion.rows(), "costs": cost,
     }
-    shown = {"mIoU": percent(scores["miou"]), "boundary mIoU": percent(scores["boundary_miou"]), "pixel accuracy": percent(scores["pixel_accuracy"]),
-             **{k: percent(v) if isinstance(v, float) and 0 <= v <= 1 else v for k, v in (headline or {}).items()}}
+    shown = readable({"mIoU": scores["miou"], "boundary mIoU": scores["boundary_miou"], "pixel accuracy": scores["pixel_accuracy"], **(headline or {})})
     command = (run.folder / "command.txt").read_text().strip() if (run.folder / "command.txt").exists() else ""
     all_notes = [f"mIoU is the mean over the {len(data.classes) - len(absent)} classes that occur in the {len(data)} validation images or in the predictions"
                  + (f"; absent: {', '.join(absent)}." if absent else "."), *notes]
@@ -76,7 +78,7 @@ def write_gallery(run, predict: Callable, data, *, model: nn.Module | None, head
     for index in sorted({round(i * (len(data) - 1) / max(keep - 1, 1)) for i in range(keep)}):
         image = data.read(index, ("image",))["image"]
         samples.append({"name": data.name(index), "image": image, "prediction": label_maps(predict, [image], data, run.device)[0]})
-    shown = {k: percent(v) if isinstance(v, float) and 0 <= v <= 1 else v for k, v in (headline or {}).items()}
+    shown = readable(headline or {})
     parameters = {} if model is None else {"parameters": sum(p.numel() for p in model.parameters())}
     page = Report(
         title=f"{run.config.method} on {run.config.data}", subtitle=f"size {run.config.size} · seed {run.config.seed} · supervised by {' and '.join(run.supervision)}",
@@ -91,8 +93,9 @@ def write_gallery(run, predict: Callable, data, *, model: nn.Module | None, head
     run.say(f"report: {run.folder / 'report.html'} · {run.folder / 'report.png'}")
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def readable(numbers: dict) -> dict:
+    """Shares as "54.5 %" ("- %" for NaN), everything else as it is."""
+    return {k: f"{percent(v)} %" if isinstance(v, float) and (0 <= v <= 1 or v != v) else v for k, v in numbers.items()}
 
 
 def print_table(run, result: Evaluation, shown: dict) -> None:

@@ -12,7 +12,7 @@ B batch, C backbone channels, D code dimension, H W image, h w feature map, S sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -60,7 +60,7 @@ class ViewSettings:
     """photometric change between two views, relative"""
     reach: int = 2
     """cells between places that should agree"""
-    crop: int = 0
+    crop: int = field(default=0, metadata={"least": 0})
     """crop for its training, pixels: it only looks at materials. 0: as augment.crop"""
 
 

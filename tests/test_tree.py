@@ -18,9 +18,9 @@ FLOORS = {
     "seglite.files": 0, "seglite.parallel": 0, "seglite.charts": 0,
     "seglite.nets": 1, "seglite.measure": 1, "seglite.losses": 1, "seglite.metrics": 1, "seglite.pictures": 1, "seglite.html": 1, "seglite.teacher": 1,
     "seglite.tokenizer": 0, "seglite.openvocab": 3, "seglite.clip_teacher": 3, "seglite.data.scenes": 1, "seglite.data.transforms": 1, "seglite.data.voc": 1, "seglite.data": 1, "seglite.crf": 1,
-    "seglite.config": 2, "seglite.evaluate": 2,
+    "seglite.config": 2, "seglite.evaluate": 2, "seglite.evaluate_report": 2, "seglite.evaluate_maps": 2, "seglite.commands": 3,
     "seglite.cam": 3, "seglite.incremental": 3, "seglite.suppression": 3, "seglite.localisation": 2, "seglite.stego": 3, "seglite.kmeans": 3, "seglite.pseudo": 3, "seglite.papers": 4,
-    "seglite.run": 3, "seglite.report": 3,
+    "seglite.run": 3, "seglite.report": 3, "seglite.reopen": 4,
     "seglite.train": 5, "seglite.claims": 6, "seglite.networks": 6, "seglite.speed": 6, "seglite.predict": 6, "seglite.export": 6,
 }
 

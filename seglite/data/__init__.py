@@ -95,7 +95,7 @@ class Restricted:
 
 def normalise(image: np.ndarray, data) -> torch.Tensor:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W], (x / 255 - mean) / std."""
-    x = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3).float().div_(255)
+    x = torch.from_numpy(np.require(image, requirements=("C", "W"))).movedim(-1, -3).float().div_(255)  # a copy only where torch needs one
     mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (data.mean, data.std))
     return x.sub_(mean).div_(std)
 

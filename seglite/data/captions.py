@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class CaptionsSettings:
     """CSV file below root, header image,caption"""
     images: str = "images"
     """folder of the photographs below root"""
-    val_images: int = 200
+    val_images: int = field(default=200, metadata={"least": 1})
     """the last so many names are held out"""
     words: tuple[str, ...] = ("person", "dog", "grass", "sky", "water", "snow", "sand", "street", "building", "tree")
     """classes of the zero-shot masks, comma-separated; background stands for none of them"""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,9 +45,9 @@ class ScenesSettings:
     """Picture height, pixels."""
     width: int | None = None
     """Picture width, pixels; in most worlds the same as size."""
-    train_images: int | None = None
+    train_images: int | None = field(default=None, metadata={"least": 1})
     """Pictures in the split "train"."""
-    val_images: int | None = None
+    val_images: int | None = field(default=None, metadata={"least": 1})
     """Pictures in the split "val"."""
     classes: str | None = None
     """Object classes in label order, comma-separated names of `KINDS`; label 0 is the background. BARM's class order is this order.

@@ -12,7 +12,7 @@ Shapes: H W image before, h w after.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ class AugmentSettings:
     """Smallest random scale; 0.5 in most recipes for photographs."""
     scale_max: float = 1.0
     """Largest random scale; 2.0 in most recipes for photographs."""
-    crop: int = 0
+    crop: int = field(default=0, metadata={"least": 0})
     """Side of the random square crop, pixels; smaller images are padded. 0: no crop (all images of a batch must then have one size)."""
     max_share: float = 1.0
     """Try up to ten crops until no class fills more than this share of the labelled pixels; 0.75 is common for street scenes, 1: take the first."""

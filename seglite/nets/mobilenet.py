@@ -105,12 +105,17 @@ class MobileNetV2(nn.Module):
         if frozen_bn:
             freeze_batch_norm(self)
 
+    @property
+    def widening(self) -> nn.Module | None:
+        """The 1x1 convolution between the last map and the classifier (features.18); None in a network built with classes=0."""
+        return self.features[-1] if len(self.features) > self.features.ends[-1] + 1 else None
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """image: [B, 3, H, W] -> class logits [B, K]; without classifier the pooled features [B, D]."""
         last = self.features(image)[-1]  # [B, D, h, w]
         if self.classifier is None:
             return last.mean((2, 3))
-        pooled = self.features[-1](last).mean((2, 3))  # [B, E]
+        pooled = self.widening(last).mean((2, 3))  # [B, E]
         return self.classifier(pooled)
 
 

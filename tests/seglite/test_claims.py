@@ -1,6 +1,8 @@
 """Claims: arithmetic of the tables, verdicts, resuming, and the files."""
 import json
+import os
 import statistics
+import time
 import types
 
 import pytest
@@ -71,6 +73,20 @@ def test_finished_seeds_are_not_rerun(methods, tmp_path):
     kept = json.loads((tmp_path / "runs/claims/tiny/claim.json").read_text())
     assert kept["seeds"] == [0, 1, 2] and kept["tables"] == json.loads(json.dumps(summary["tables"]))
     assert (tmp_path / "runs/claims/tiny/claim.png").stat().st_size > 1000
+
+
+def test_seconds_of_killed_starts_count(methods, tmp_path):
+    """Half a minute of an interrupted start, and a killed one that began 100 s ago and wrote its last log line 60 s later."""
+    out, now = tmp_path / "runs/claims/tiny/seed0", time.time()
+    out.mkdir(parents=True)
+    (out / "seconds.json").write_text("30")
+    (out / "open_since.json").write_text(str(now - 100))
+    (out / "log.jsonl").write_text("")
+    for path in out.iterdir():
+        os.utime(path, (now - 40, now - 40))
+    summary = claims.claims(["method=tiny", "seeds=0"], methods[0])
+    assert 1.5 <= summary["minutes_per_seed"][0] < 1.6
+    assert not (out / "open_since.json").exists() and 90 <= json.loads((out / "seconds.json").read_text()) < 96
 
 
 def test_other_settings_go_to_another_folder(methods):

@@ -57,6 +57,16 @@ def test_mistakes_are_named(argument, pieces):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("argument, least", [("train.batch=0", 1), ("first.steps=-1", 0), ("train.lr=-0.1", 0), ("workers=-2", -1), ("scenes.train_images=0", 1),
+                                             ("augment.crop=-8", 0)])
+def test_bounds_stand_beside_the_fields(argument, least):
+    with pytest.raises(UsageError, match=f"{argument}: it must be at least {least}$"):
+        parse(argument)
+    key = argument.partition("=")[0]
+    assert settings.least_values(Settings)[key] == least
+    parse(f"{key}={least}")
+
+
 def test_a_key_given_twice_is_refused():
     with pytest.raises(UsageError, match="seed is given twice"):
         parse("seed=1", "seed=2")
