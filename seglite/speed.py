@@ -9,21 +9,33 @@ The stages are cut short, so their networks are as good as untrained; nothing is
 
 Then the network that the method tests with, one image at a time at the size of the validation images, beside networks that everyone knows:
 parameters, multiply-adds, images per second, memory (seglite/networks.py compares all of the project's, at any size).
+
+    python -m seglite.speed overhead method=deeplab            every stage: what Run.fit adds to a step
+    python -m seglite.speed profile method=deeplab             every stage: which operations its step spends its time in
+
+overhead runs the stage's step by turns in Run.fit and in the shortest plain loop that trains alike (learning rate, step, backward, optimizer,
+averaged teacher), on the same ready batches; on a CPU the clock is the process's own, so other programs do not count.
 """
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+
+import torch
 
 from seglite import config as settings
 from seglite import networks, parallel
-from seglite.run import Run
+from seglite.measure import cpu_clock, synchronise
+from seglite.run import Run, build_optimizer, learning_rate
 from seglite.train import METHODS, guarded
 
 STEPS = 12  # measured per stage, after two steps of warm-up
+ROUNDS = 5  # of STEPS steps in each loop, to find what Run.fit adds
 RIVALS = ("P2AT-S", "PSPNet-50", "DeepLabV3-50", "DeepLabV3+-MobileNetV2")  # networks.NETWORKS that a method's own is timed beside
 
 
@@ -74,12 +86,96 @@ class SpeedRun(Run):
             self.tested = {f"{name}, {size[0]} x {size[1]}" if name == "this method's" else name: row for name, row in self.tested.items()}
 
 
-def measure(arguments: list[str], methods: dict = METHODS) -> tuple[list[dict], dict[str, dict]]:
+class Ready:
+    """A few batches in memory, handed out again and again; `Run.fit` takes them for its data."""
+
+    def __init__(self, data, batch: int, count: int):
+        self.wants = getattr(data, "wants", ())
+        self.batches = [data.share(t, 0, batch) for t in range(count)]
+
+    def share(self, t: int, first: int, last: int):
+        return self.batches[t % len(self.batches)]
+
+
+def plain_loop(model: torch.nn.Module, step: Callable, data: Ready, recipe, groups=None, ema=None) -> None:
+    """What one would write by hand: the same training as `Run.fit` without logs, checks, checkpoints, processes and mixed precision."""
+    model.train()
+    optimizer = build_optimizer(model, recipe, groups)
+    for t in range(recipe.steps):
+        rate = learning_rate(recipe, t)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        losses = step(model, data.share(t, 0, recipe.batch), t)
+        sum(v for v in losses.values() if isinstance(v, torch.Tensor) and v.requires_grad).backward()
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if ema is not None:
+            ema.update(model)
+
+
+class OverheadRun(SpeedRun):
+    """A run that trains a few steps of every stage by turns in `Run.fit` and in `plain_loop`, and compares the milliseconds of a step."""
+
+    def fit(self, name, model, step, data, recipe, groups=None, ema=None, **keywords):
+        recipe = dataclasses.replace(recipe, steps=STEPS + 3, micro_batch=0, amp="off", compile=False, channels_last=False, log_every=STEPS,
+                                     save_every=10**9, eval_every=0)  # one log line in STEPS steps: more often than a real run's one in 20
+        ready = Ready(data, recipe.batch, 3)
+        model.to(self.device)
+        clock = time.perf_counter if self.device.startswith("cuda") else cpu_clock
+        marks: list[float] = []
+
+        def timed(network, batch, t):
+            synchronise(self.device)
+            marks.append(clock())
+            return step(network, batch.to(self.device), t)
+
+        ms: dict[str, list[float]] = {"plain": [], "fit": []}
+        self.quiet, quiet = True, self.quiet
+        for turn in range(ROUNDS):
+            for way in ("plain", "fit") if turn % 2 else ("fit", "plain"):  # what runs second finds warm caches
+                marks.clear()
+                if way == "plain":
+                    plain_loop(model, timed, ready, recipe, groups, ema)
+                else:
+                    Run.fit(self, f"{name}-{turn}", model, timed, ready, recipe, groups=groups, ema=ema, **keywords)
+                ms[way].append(1000 * (marks[-1] - marks[2]) / (len(marks) - 3))
+        self.quiet = quiet
+        added = statistics.median(f - p for f, p in zip(ms["fit"], ms["plain"]))
+        plain = statistics.median(ms["plain"])
+        self.rows.append({"stage": name, "batch": recipe.batch, "plain ms": plain, "Run.fit ms": plain + added, "added ms": added,
+                          "added %": 100 * added / plain})
+        return model.eval()
+
+    def report(self, predict, model=None, **content):
+        """Nothing: only the stages are of interest."""
+
+
+class ProfileRun(OverheadRun):
+    """A run that takes a few steps of every stage under torch.profiler."""
+
+    SHOWN = 12  # operations per stage
+
+    def fit(self, name, model, step, data, recipe, **keywords):
+        recipe = dataclasses.replace(recipe, steps=4, log_every=10**9, save_every=10**9, eval_every=0)
+        activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * self.device.startswith("cuda")
+        with torch.profiler.profile(activities=activities) as profile:
+            trained = Run.fit(self, name, model, step, data, recipe, **keywords)
+        events = profile.key_averages()
+        total = sum(e.self_cpu_time_total for e in events)
+        for event in sorted(events, key=lambda e: -e.self_cpu_time_total)[:self.SHOWN]:
+            self.rows.append({"stage": f"{name} {event.key[:48]}", "share %": 100 * event.self_cpu_time_total / total,
+                              "ms a step": event.self_cpu_time_total / 1000 / recipe.steps, "calls a step": event.count / recipe.steps})
+        return trained
+
+
+def measure(arguments: list[str], methods: dict = METHODS, kind: type[SpeedRun] = SpeedRun) -> tuple[list[dict], dict[str, dict]]:
     """One row per stage, and the table of the tested network beside others."""
     with tempfile.TemporaryDirectory() as folder:
         config, _ = settings.parse([a for a in arguments if not a.startswith("out=")] + [f"out={folder}"], methods)
         paper = methods[config.method]
-        run = SpeedRun(config, supervision=paper.supervision(config), quiet=True)
+        run = kind(config, supervision=paper.supervision(config), quiet=True)
         try:
             paper.train(run)
         finally:
@@ -88,8 +184,11 @@ def measure(arguments: list[str], methods: dict = METHODS) -> tuple[list[dict], 
 
 
 def main(arguments: list[str]) -> int:
+    kinds = {"overhead": OverheadRun, "profile": ProfileRun}
+    kind = kinds.get(arguments[0]) if arguments else None
+
     def body():
-        rows, tested = measure(arguments)
+        rows, tested = measure(arguments[1:] if kind else arguments, kind=kind or SpeedRun)
         for table in ({row["stage"]: {k: v for k, v in row.items() if k != "stage"} for row in rows}, tested):
             print("\n".join([*networks.lines(table), ""]) if table else "", end="")
 

@@ -1,0 +1,43 @@
+"""What the project itself costs: the loop around a step, and importing it."""
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seglite import speed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_the_loop_adds_little_to_a_step():
+    """`python -m seglite.speed overhead method=deeplab`: measured 0.5 %; 3 % is what may be, 2 more are a busy machine's."""
+    rows, _ = speed.measure(["method=deeplab", "threads=1", "scenes.train_images=32"], kind=speed.OverheadRun)
+    assert [row["stage"] for row in rows] == ["segmenter"]
+    assert rows[0]["plain ms"] > 20, "a toy's step, not an empty one"
+    assert rows[0]["added ms"] < 3 and rows[0]["added %"] < 5, rows
+
+
+def test_the_loop_adds_no_milliseconds_to_an_empty_step(monkeypatch):
+    """The tiny network's step takes two milliseconds, so the loop's own cost shows: seeds, loader, meter, checks and one log line in 12 steps."""
+    from tests.seglite.tiny import METHODS
+
+    rows, _ = speed.measure(["method=tiny", "threads=1"], METHODS, speed.OverheadRun)
+    assert [row["stage"] for row in rows] == ["first", "main"]
+    assert min(row["added ms"] for row in rows) < 2.0, rows
+    assert all(row["plain ms"] > 0.1 for row in rows)
+
+
+def test_importing_takes_hardly_longer_than_torch():
+    """Seconds of this process alone, the best of three in turn; `seglite.train` brings every paper and the kernels along."""
+    modules = ("torch", "seglite", "seglite.train")
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    for _ in range(3):
+        for name in modules:
+            code = f"import torch, {name}, time; print(time.process_time())"
+            seconds[name].append(float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout))
+    best = {name: min(values) for name, values in seconds.items()}
+    assert best["seglite"] < 1.5 * best["torch"] and best["seglite.train"] < 1.5 * best["torch"], best
+    assert statistics.median(seconds["torch"]) > 0.3, "the clock is the process's own"
