@@ -110,3 +110,13 @@ def test_an_excerpt_that_drifted_is_noticed():
     source = "def f(x):\n    y = x + 1\n    return y\n"
     assert stands_in("    y = x + 1\n    return y\n", source) and stands_in("y = x + 1\nreturn y", source)
     assert not stands_in("y = x + 2\nreturn y", source) and not stands_in("return y\ny = x + 1", source)
+
+
+def test_the_times_in_lesson_00_are_current():
+    """`python -m lessons.times` would change nothing: reading minutes follow the pages, computing minutes the recorded claims."""
+    from lessons import times
+
+    start = (ROOT / "lessons/00_start_here.md").read_text()
+    assert len(times.ROW.findall(start)) == len(LESSONS)
+    assert times.retimed(start).splitlines() == start.splitlines(), "run python -m lessons.times"
+    assert times.retimed(start.replace("| 30 |", "| 31 |")) == start and times.reading(ROOT / "lessons/01_pixels_labels_and_iou.md") == 30
