@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from seglite import files, parallel
 from seglite.config import UsageError
-from seglite.data import Batches, normalise
+from seglite.data import Batches, generator, normalise
 from seglite.data.captions import Images, one_caption
 from seglite.data.squares import RandomSquare, cells, centre_square, grid_views
 from seglite.losses import contrastive
@@ -32,6 +32,7 @@ from seglite.tokenizer import BytePairs, Tokenizer, Words
 
 CHUNK = 1024     # images per file of cached views: what a kill can cost
 TOGETHER = 512   # squares that pass through the teacher at once
+SQUARES = 8      # random squares of an image that a frozen image side is shown, once
 
 
 @dataclass
@@ -108,26 +109,43 @@ def open_teacher(run) -> ClipTeacher:
     torch.manual_seed(config.seed * 10 + 6)
     model = clip_tiny(tokenizer.size, config.clip_size, config.clip_patch, tokenizer.context, embed=config.clip_width, width=config.clip_width,
                       text_width=config.clip_width)
+    square, wants, seen = RandomSquare(config.clip_size, config.clip_smallest), run.supervision, None
     if config.clip_image:
-        model.visual = locked_mobilenet(config, "" if (run.folder / "clip" / "final.pt").exists() else config.clip_image, run.say)
+        finished = (run.folder / "clip" / "final.pt").exists()
+        model.visual = locked_mobilenet(config, "" if finished else config.clip_image, run.say)
+        if not finished:
+            seen = run.make("squares", lambda: {"features": seen_squares(model.visual, data, square, config.seed * 10 + 1, run.device)})["features"]
+        square, wants = None, tuple(w for w in wants if w != "image")  # batches of captions: what the frozen network sees is known
 
     def step(network, batch, t):
-        image, text, scale = network(batch["image"], tokenizer(batch["text"]).to(run.device))
+        image = batch["image"] if seen is None else seen[batch["index"].cpu(), (batch["index"].cpu() + t) % SQUARES].float().to(run.device)
+        image, text, scale = network(image, tokenizer(batch["text"]).to(run.device))
         return {"contrast": contrastive(image, text, scale), "scale": float(scale.detach())}
 
-    squares = one_caption(RandomSquare(config.clip_size, config.clip_smallest))
-    run.fit("clip", model, step, Batches(data, config.clip_train.batch, config.seed * 10 + 1, squares), config.clip_train)
+    run.fit("clip", model, step, Batches(data, config.clip_train.batch, config.seed * 10 + 1, one_caption(square), wants), config.clip_train)
     return ClipTeacher(model.requires_grad_(False), tokenizer, data.mean, data.std, run.device)
 
 
 def locked_mobilenet(config, path: str, say) -> LockedTower:
-    """MobileNetV2's pooled features (1,280 numbers), frozen, and a projection that learns. path: its published weights; empty: a checkpoint follows."""
+    """MobileNetV2's 1,280 pooled features, frozen, and a projection that learns. path: published weights; empty: a checkpoint follows."""
     network = mobilenet_v2(frozen_bn=True)
     channels = network.classifier[-1].in_features
     if path:
         load_weights(network, path, say=say)
     network.classifier = torch.nn.Identity()
     return LockedTower(network, channels, config.clip_size, config.clip_width)
+
+
+@torch.no_grad()
+def seen_squares(tower: LockedTower, data, square: RandomSquare, seed: int, device: str) -> torch.Tensor:
+    """What a frozen network sees in SQUARES random squares of every image, float16 [L, SQUARES, C]: it need not look at every step."""
+    tower.to(device).eval()
+    found = []
+    for i in range(len(data)):
+        sample = data.read(i, ("image",))
+        squares = np.stack([square(sample, generator(seed, 3, i, j))["image"] for j in range(SQUARES)])
+        found.append(tower.features(normalise(squares, data).to(device)).half().cpu())
+    return torch.stack(found)
 
 
 class Views:

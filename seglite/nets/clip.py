@@ -141,7 +141,9 @@ class LockedTower(nn.Module):
         self.proj = nn.Linear(channels, embed)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image: [B, 3, H, W] normalised as the classifier wants it -> [B, E], not of unit length."""
+        """image: [B, 3, H, W] normalised as the classifier wants it, or what `features` gave for it [B, C] -> [B, E], not of unit length."""
+        if image.dim() == 2:
+            return self.proj(self.norm(image))  # [B, E]
         if tuple(image.shape[-2:]) != (self.image_size, self.image_size):
             raise ValueError(f"this CLIP sees {self.image_size} x {self.image_size} pixels, the image has {image.shape[-2]} x {image.shape[-1]}; resize it first")
         with torch.no_grad():

@@ -196,5 +196,6 @@ def test_a_locked_tower_learns_its_projection_and_nothing_else():
     moved = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"norm.weight", "norm.bias", "proj.weight", "proj.bias"}
     assert all(p.grad is None for p in tower.features.parameters())
+    assert torch.equal(tower(features(image)), tower(image))
     with pytest.raises(ValueError, match="sees 8 x 8 pixels, the image has 16 x 8"):
         tower(torch.randn(1, 3, 16, 8))

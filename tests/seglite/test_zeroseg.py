@@ -8,6 +8,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from seglite import clip_teacher, config, train
+from seglite.data import generator, normalise
+from seglite.data.squares import RandomSquare
 from seglite.papers import zeroseg as Z
 from seglite.reopen import open_run
 from seglite.run import Run
@@ -235,7 +237,7 @@ def test_other_words_after_training(finished):
     predict, data, run = open_run(finished[0], METHODS)
     run.close()
     image = torch.randn(1, 3, 32, 32)
-    assert predict(image).shape == (1, 15, 32, 32) and predict.classes == data.classes
+    assert predict(image).shape == (1, 9, 32, 32) and predict.classes == data.classes
     asked = predict.for_words(("water", "ball"))
     assert asked(image).shape == (1, 3, 32, 32)
     with pytest.raises(ValueError, match="never saw the word 'zebra'"):
@@ -247,7 +249,11 @@ def test_a_published_classifier_as_the_image_side_of_the_teacher(tmp_path, capsy
     from seglite.nets.mobilenet import mobilenet_v2
 
     torch.manual_seed(3)
-    published = mobilenet_v2()
+    published = mobilenet_v2().train()
+    for module in published.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # statistics of the one batch below, or random layers leave nothing to see
+    published(torch.randn(8, 3, 64, 64))
     torch.save(published.state_dict(), tmp_path / "published.pth")
     small = {"clip_size": 32, "grids": "1,2", "scenes.val_images": 1}
     assert train.main(tiny(tmp_path / "run", clip_image=str(tmp_path / "published.pth"), **small), METHODS) == 0
@@ -261,6 +267,10 @@ def test_a_published_classifier_as_the_image_side_of_the_teacher(tmp_path, capsy
     published.eval()
     pooled = published.features[-1](published.features(square)[-1]).mean((2, 3))
     assert_close(tower(square), tower.proj(tower.norm(pooled)))
+    seen = torch.load(tmp_path / "run" / "squares.pt", weights_only=True)["features"]
+    cut = RandomSquare(32, 0.35)(run.truth("train").read(5, ("image",)), generator(1, 3, 5, 2))["image"]
+    assert seen.shape == (24, clip_teacher.SQUARES, 1280)
+    assert_close(tower.features(normalise(cut[None], data)), seen[5, 2][None].float(), torch.float16)
     assert "published.pth, frozen" in (tmp_path / "run" / "report.html").read_text()
     assert train.main(tiny(tmp_path / "other", clip_image="nowhere.pth", clip_size=32), METHODS) == 1
     assert "nowhere.pth: there is no such weights file" in capsys.readouterr().err
@@ -314,11 +324,10 @@ def test_photographs_with_captions_run_through_the_same_path(data_root, tmp_path
 
 @pytest.mark.slow
 def test_the_toy_learns_and_the_whole_image_alone_does_not(tmp_path):
-    """Miniature acceptance: a third of the toy's steps, both losses against the whole image alone."""
-    shared = {"train.steps": 250, "clip_train.steps": 500, "scenes.train_images": 1500, "threads": 1}
+    """Miniature acceptance: two rows of the claim, both losses against the whole image alone."""
     found = {}
     for row, changes in (("both", {}), ("whole", {"distill_views": "whole", "weight_match": 0})):
-        assert train.main(["method=zeroseg", f"out={tmp_path}/{row}", *(f"{k}={v}" for k, v in {**shared, **changes}.items())], METHODS) == 0
+        keys = {"train.steps": 300, "train.warmup": 30, "threads": 1, **changes}
+        assert train.main(["method=zeroseg", f"out={tmp_path}/{row}", *(f"{k}={v}" for k, v in keys.items())], METHODS) == 0
         found[row] = json.loads((tmp_path / row / "result.json").read_text())["miou"]
-    # Measured on this seed: 0.092 and 0.061; one word everywhere scores about 0.02 over fourteen words.
     assert found["both"] > 0.075 and found["both"] > found["whole"] + 0.015, found
