@@ -34,7 +34,7 @@ from kernels.dense_crf import Bilateral, Gaussian, mean_field
 from seglite.config import Config, override
 from seglite.data import Batches, open_data
 from seglite.data.transforms import crop, flip, resize
-from seglite.evaluate import label_maps
+from seglite.evaluate import Once, evaluate_many, label_maps
 from seglite.losses import cross_entropy
 from seglite.metrics import Confusion, Trimap
 from seglite.nets.layers import count_parameters, freeze_batch_norm
@@ -317,10 +317,14 @@ def scores_of(model: DeepLab, image: torch.Tensor, config: Settings) -> torch.Te
 
 def predictor(model: DeepLab, config: Settings, data) -> Callable:
     """image [B, 3, H, W] normalised -> scores [B, K, H, W]: logits, or the CRF's probabilities."""
-    def predict(image: torch.Tensor) -> torch.Tensor:
-        logits = scores_of(model, image, config)
-        return refine(logits, photographs(image, data), config) if config.crf else logits
-    return predict
+    return list(predictors(model, config, data).values())[-1]
+
+
+def predictors(model: DeepLab, config: Settings, data) -> dict[str, Callable]:
+    """The network's logits, and with crf=true the CRF's probabilities after them; both share one pass of the network over an image."""
+    logits = Once(lambda image: scores_of(model, image, config)) if config.crf else lambda image: scores_of(model, image, config)
+    refined = {"after the CRF": lambda image: refine(logits(image), photographs(image, data), config)} if config.crf else {}
+    return {"scores": logits, **refined}
 
 
 # ---- the pipeline ---------------------------------------------------------------------------------------------------------------------
@@ -338,13 +342,20 @@ def fit(run, name: str, config: Settings, data) -> DeepLab:
 def train(run) -> None:
     config, data = run.config, run.data("train")
     model = fit(run, "segmenter", config, data)
-    stages = {"scores": override(config, crf=False), **({"after the CRF": config} if config.crf else {})}
-    near = {label: judge(predictor(model, c, data), run.truth("val"), run.device) for label, c in stages.items()} if run.rank == 0 else {}
-    rows = [[label, *(round(v, 2) for v in row.values())] for label, row in near.items()]
+    predicts = predictors(model, config, data)
+    results = evaluate_many(predicts, run.truth("val"), run.device, widths=BANDS) if run.rank == 0 else {}
+    rows = [[label, *(round(100 * v, 2) for v in (r.confusion.miou(), *r.trimap.miou().values()))] for label, r in results.items()]
     table = {"title": "mIoU near the true boundaries", "columns": ["", "whole image", *(f"within {w} px" for w in BANDS)], "rows": rows,
              "note": "bands around pixels with a neighbour of another class (void in VOC)"}
-    run.report(predictor(model, config, data), model=model, tables=[table],
+    last = list(predicts)[-1]
+    run.report(predicts[last], model=model, tables=[table], result=results.get(last),
                notes=[f"{count_parameters(model):,} trainable parameters", *(f"deviation {i}: {d}" for i, d in enumerate(DEVIATIONS, 1))])
+
+
+def reopen(run) -> Callable:
+    """The predictor of a finished run, without judging it again."""
+    data = run.data("train")
+    return predictor(fit(run, "segmenter", run.config, data), run.config, data)
 
 
 # ---- the claims -----------------------------------------------------------------------------------------------------------------------

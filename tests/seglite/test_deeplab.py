@@ -15,7 +15,9 @@ from seglite.losses import cross_entropy
 from seglite.nets.layers import FrozenBatchNorm, count_parameters
 from seglite.nets.resnet import Bottleneck, ResNet
 from seglite.nets.vgg import Vgg
+from seglite.export import modules_of
 from seglite.papers import deeplab as dl
+from seglite.reopen import open_run
 from seglite.run import Run, build_optimizer
 from seglite.train import main
 from tests.tolerances import assert_close
@@ -348,7 +350,7 @@ def test_a_few_images_are_learned_by_heart():
     assert loss.item() < 0.12 and (at_stride == mask[:, ::4, ::4]).float().mean() > 0.96
 
 
-def test_a_whole_run_writes_its_report(tmp_path):
+def test_a_whole_run_writes_its_report(tmp_path, monkeypatch):
     out = tmp_path / "run"
     arguments = ["method=deeplab", f"out={out}", "scenes.train_images=8", "scenes.val_images=3", "train.steps=3", "train.batch=4", "msc=1,0.75,0.5",
                  "crf=true", "threads=1"]
@@ -358,6 +360,14 @@ def test_a_whole_run_writes_its_report(tmp_path):
     losses = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()][-1]
     assert {"x1", "x0.75", "x0.5", "fused"} <= set(losses)
     assert losses["loss"] == pytest.approx(sum(losses[k] for k in ("x1", "x0.75", "x0.5", "fused")), rel=1e-4)
+    # A finished run is reopened without judging it again, as the predictor with the CRF that its report was about.
+    monkeypatch.setattr(dl, "evaluate_many", None)
+    predict, data, run = open_run(out, METHODS)
+    run.close()
+    assert dl.judge(predict, data, "cpu")["mIoU"] == pytest.approx(100 * result["miou"], abs=1e-9)
+    before = dl.judge(dl.predictors(modules_of(predict)[0], settings.override(run.config, crf=False), data)["scores"], data, "cpu")
+    cells = [f"{before[k]:.2f}".rstrip("0").rstrip(".") for k in ("mIoU", "1 px", "2 px", "5 px")]
+    assert all(f">{cell}<" in (out / "report.html").read_text() for cell in cells), f"the row before the CRF must say {cells}"
 
 
 def test_every_recipe_builds():
