@@ -32,7 +32,7 @@ from seglite.tokenizer import BytePairs, Tokenizer, Words
 
 CHUNK = 1024     # images per file of cached views: what a kill can cost
 TOGETHER = 512   # squares that pass through the teacher at once
-SQUARES = 8      # random squares of an image that a frozen image side is shown, once
+SQUARES = 4      # random squares of an image that a frozen image side is shown, once
 
 
 @dataclass
