@@ -4,6 +4,7 @@
     Top-1, Top-5  the same, and the true class is the first (one of the first five) of the classification
     MaxBoxAcc     GT-known at the threshold that suits the method best;  V2: mean over IoU 0.3, 0.5, 0.7, the best of all components counts
     PxAP          area under the precision-recall curve of all pixels of all images, over 1,000 thresholds;  pIoU: the best pooled IoU
+    recall, IoU at half     of all pixels where the map reaches half of its range: nothing is searched, so being high on a part only shows
 
 Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020 (arXiv 2001.12268) for the last two lines; Zhou et al.,
 CVPR 2016 for the first two. A map is min-max normalised per image, the box is the tight one around the largest connected component of what
@@ -13,9 +14,13 @@ Maps float [H, W] in 0..1. Boxes are half open, (left, top, right, bottom): a bo
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+
+from seglite.data import IGNORE, normalise
+from seglite.data.transforms import crop, resize
 
 THRESHOLDS = np.arange(100) / 100
 LEVELS = 1000  # thresholds of the pixel curve
@@ -157,13 +162,16 @@ class Localisation:
 
     # ---- pixels ----
 
-    def pixel_curve(self, images: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Precision, recall and IoU of all pixels together at thresholds from high to low; a threshold that no pixel reaches is left out."""
+    def _levels(self, images) -> tuple[np.ndarray, np.ndarray]:
         if len(self.inside) != len(self):
             raise ValueError("the pixel curve needs a mask with every image; some were added without")
         rows = self._rows(images)
-        hit = np.stack(self.inside)[rows].sum(0)[::-1].cumsum()
-        false = np.stack(self.outside)[rows].sum(0)[::-1].cumsum()
+        return np.stack(self.inside)[rows].sum(0), np.stack(self.outside)[rows].sum(0)
+
+    def pixel_curve(self, images: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision, recall and IoU of all pixels together at thresholds from high to low; a threshold that no pixel reaches is left out."""
+        inside, outside = self._levels(images)
+        hit, false = inside[::-1].cumsum(), outside[::-1].cumsum()
         reached = hit + false > 0
         hit, false = hit[reached], false[reached]
         return hit / (hit + false), hit / hit[-1], hit / (hit[-1] + false)
@@ -177,8 +185,55 @@ class Localisation:
         """The best IoU of all pixels together."""
         return float(self.pixel_curve(images)[2].max())
 
+    def at_half(self, images: Sequence[int] | None = None) -> tuple[float, float]:
+        """Recall and IoU of all pixels together where the map is at least 0.5. PxAP and pIoU are blind to a map's height, these are not."""
+        inside, outside = self._levels(images)
+        hit, false = inside[LEVELS // 2 :].sum(), outside[LEVELS // 2 :].sum()
+        return float(hit / inside.sum()), float(hit / (inside.sum() + false))
+
     def summary(self, threshold: float, images: Sequence[int] | None = None) -> dict[str, float]:
         """All scores by name, boxes at `threshold`."""
         at = lambda top=None: self.box_accuracy(threshold, 0.5, top, images)
+        recall, iou = self.at_half(images)
         return {"GT-known": at(), "Top-1": at(1), "Top-5": at(5), "MaxBoxAcc": self.max_box_acc(0.5, images), "MaxBoxAccV2": self.max_box_acc_v2(images=images),
-                "PxAP": self.pxap(images), "pIoU": self.piou(images)}
+                "PxAP": self.pxap(images), "pIoU": self.piou(images), "recall at half": recall, "IoU at half": iou}
+
+
+# ---- images and pictures -----------------------------------------------------------------------------------------------------------------
+
+
+def scored_frames(data, square: int = 0, test_crop: int = 0) -> Iterator[tuple[list[dict], torch.Tensor, torch.Tensor]]:
+    """Images of one class in the frame in which they are scored: samples (image, mask, tags), what is classified and what is localised.
+
+    square: images are first resized to that square; test_crop: localised in its centre; 0 leaves either out. Fifty at a time, [B, 3, H, W] each.
+    """
+    for first in range(0, len(data), 50):
+        samples, whole = [], []
+        for index in range(first, min(first + 50, len(data))):
+            sample = dict(data.read(index, ("image", "mask", "tags")), index=index)
+            if sample["tags"].sum() != 1:
+                raise ValueError(f"{data.name(index)} has {int(sample['tags'].sum())} classes; localisation is scored on images with exactly one")
+            if square:
+                sample = resize(sample, square, square)
+            whole.append(normalise(np.array(sample["image"]), data))
+            if test_crop:
+                edge = (sample["image"].shape[0] - test_crop) // 2, (sample["image"].shape[1] - test_crop) // 2
+                sample = crop(sample, *edge, test_crop, test_crop, np.zeros(3, np.uint8))
+            samples.append(sample)
+        shapes = {s["image"].shape for s in samples}
+        if len(shapes) > 1:
+            raise ValueError(f"validation images {first} to {index} differ in size ({len(shapes)} sizes); set square=256 to give them one")
+        yield samples, torch.stack(whole), normalise(np.stack([s["image"] for s in samples]), data)
+
+
+def with_boxes(sample: dict, heat: np.ndarray, threshold: float) -> np.ndarray:
+    """The map as red on grey, the predicted box in yellow, the true one in green. uint8 [H, W, 3]."""
+    grey = sample["image"].mean(2, keepdims=True) * 0.8  # [H, W, 1]
+    picture = (grey * (1 - heat[..., None]) + np.array([230, 60, 40]) * heat[..., None]).astype(np.uint8)  # [H, W, 3]
+    boxes = [((240, 220, 40), largest_box(component_boxes(heat, [threshold])[0], heat.shape))]
+    if (sample["truth"] > 0).any():
+        boxes.insert(0, ((60, 200, 90), box_of((sample["truth"] > 0) & (sample["truth"] != IGNORE))))
+    for colour, (left, top, right, bottom) in boxes:
+        picture[[top, bottom - 1], left:right] = colour
+        picture[top:bottom, [left, right - 1]] = colour
+    return picture

@@ -17,13 +17,16 @@ B batch, K classes with background 0 (so K-1 tags), C channels, H W image, h w f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from seglite import charts
 from seglite.nets.mobilenet import mobilenet_v1, mobilenet_v2
 from seglite.nets.resnet import resnet50
 from seglite.nets.segmenters import conv_bn_relu
@@ -38,6 +41,8 @@ EPSILON = 1e-8  # under S, as in the code; the clause for S_b > S is what really
 class SuppressionSettings:
     """Weights and switches of the four losses. The switches other than `guide` are ablations: the defaults are the method."""
 
+    classify: float = 1.0
+    """of L_cls; 0 is an ablation (localisation): the classes are then learned from what the mask leaves of them"""
     weight: float = 1.0
     """of L_bas; 0: the mask is judged by cross-entropy alone"""
     alpha: float = 0.5
@@ -54,7 +59,7 @@ class SuppressionSettings:
     """stop the gradient of the denominator S; without it the ratio also falls by inflating S"""
     detach_features: bool = True
     """stop the gradient of F in F * (1 - M_f); without it f1 learns to hide the evidence"""
-    warmup: int = 0
+    warmup: int = field(default=0, metadata={"least": 0})
     """first steps with L_cls only; for training from scratch (ours)"""
 
 
@@ -174,7 +179,7 @@ def wsol_step(network: nn.Module, batch: dict, t: int, settings: SuppressionSett
     """Localisation: L = L_cls + alpha L_frg + L_bas + beta L_ac for the image's only class."""
     label = one_class(batch["tags"])  # [B]
     found = network(batch["image"], label)
-    return {"cls": F.cross_entropy(found.scores.float(), label), **losses_of(found, label, settings, t)}
+    return {"cls": settings.classify * F.cross_entropy(found.scores.float(), label), **losses_of(found, label, settings, t)}
 
 
 def wsss_step(network: nn.Module, batch: dict, t: int, settings: SuppressionSettings) -> dict:
@@ -216,6 +221,33 @@ def observation(model: Suppressor, image: torch.Tensor, mask: torch.Tensor, labe
     return rows
 
 
+@torch.no_grad()
+def heights(model: Suppressor, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor, reach: int = 4) -> dict[str, float]:
+    """How high the predicted mask of the class stands on the object, within `reach` pixels of it, and further away; arguments as in `observation`."""
+    features = model.features(image)  # [B, C, h, w]
+    predicted = model.masks(features).gather(1, label[:, None, None, None].expand(-1, 1, *features.shape[-2:]))  # [B, 1, h, w]
+    height = F.interpolate(predicted, mask.shape[-2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
+    near = grown(mask.float(), reach) > 0  # [B, H, W]
+    return {"object": float(height[mask].mean()), f"up to {reach} pixels outside": float(height[near & ~mask].mean()),
+            "further away": float(height[~near].mean()), "picture": float(height.mean())}
+
+
+def observation_charts(rows: list[dict[str, float]], size: tuple[int, int] = (560, 330), widest: float = 3.0) -> list[Image.Image]:
+    """Both plots: cross-entropy and activation inside the mask; activation left outside it. Shares of their largest value."""
+    shown = [r for r in rows if r["area"] <= widest]
+    area, share = [r["area"] for r in shown], lambda key: [r[key] / max(x[key] for x in rows) for r in shown]
+    words = {"x": "area of the mask / area of the object", "y": "share of its largest value", "size": size, "markers": True, "y_range": (0, 1)}
+    return [charts.line_chart({"cross-entropy": (area, share("cross-entropy")), "activation": (area, share("activation"))}, title="Inside the mask", **words),
+            charts.line_chart({"cross-entropy inside": (area, share("cross-entropy")), "activation outside": (area, share("background activation"))},
+                              title="What the mask leaves outside", **words)]
+
+
+def reached(rows: list[dict[str, float]], area: float) -> dict[str, float]:
+    """The three curves at a relative area, interpolated, as shares of their largest value."""
+    areas = [r["area"] for r in rows]
+    return {key: float(np.interp(area, areas, [r[key] for r in rows]) / max(r[key] for r in rows)) for key in rows[0] if key != "area"}
+
+
 # ---- where each backbone is cut ------------------------------------------------------------------------------------------------------------
 
 
@@ -237,9 +269,12 @@ def cut(net: str, task: str, weights: str = "", say: Callable = print) -> tuple[
         f1 = nn.Sequential(conv_bn_relu(3, 16, stride=2), conv_bn_relu(16, 16), conv_bn_relu(16, 32, stride=2), conv_bn_relu(32, 32))
         return f1, [nn.MaxPool2d(2), conv_bn_relu(32, 48)] if wsol else [conv_bn_relu(32, 48)], 32, 48
     build = {"vgg16": vgg16, "mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "resnet50": resnet50}[net]
-    trunk = build(classes=0)
+    widened = net == "mobilenet_v2" and not wsol  # a bare 1x1 head learns little on the thin linear layer before features.18
+    trunk = build(classes=int(widened))
+    if widened:
+        trunk.classifier = None
     if weights:
-        load_weights(trunk, weights, partial=("fc.", "classifier.", "features.18."), say=say)
+        load_weights(trunk, weights, partial=("fc.", "classifier.") if widened else ("fc.", "classifier.", "features.18."), say=say)
     if net == "vgg16":  # up to conv4_3 | pool4, conv5_1 .. conv5_3
         layers = list(trunk.features)
         return nn.Sequential(*layers[:23]), layers[23:30] if wsol else layers[24:30], 512, 512
@@ -249,7 +284,7 @@ def cut(net: str, task: str, weights: str = "", say: Callable = print) -> tuple[
         f1 = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool, trunk.layer1, trunk.layer2, trunk.layer3)
         return f1, [nn.MaxPool2d(2)] * wsol + [without_stride(trunk.layer4)], 1024, 2048
     layers = list(trunk.model if net == "mobilenet_v1" else trunk.features)
-    finer, split, channels, width = (6, 12, 512, 1024) if net == "mobilenet_v1" else (7, 14, 96, 320)
+    finer, split, channels, width = (6, 12, 512, 1024) if net == "mobilenet_v1" else (7, 14, 96, 1280 if widened else 320)
     without_stride(layers[finer if wsol else split])
     return nn.Sequential(*layers[:split]), layers[split:], channels, width
 

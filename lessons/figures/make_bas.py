@@ -98,7 +98,7 @@ def idea(run, model) -> Image.Image:
 
 def observed(run, model) -> Image.Image:
     """Both plots of the observation, means over 90 validation images."""
-    both = bas.observation_charts(bas.observe(run, model))
+    both = suppression.observation_charts(bas.observe(run, model))
     sheet = Image.new("RGB", (sum(c.width for c in both), both[0].height), "white")
     sheet.paste(both[0], (0, 0))
     sheet.paste(both[1], (both[0].width, 0))

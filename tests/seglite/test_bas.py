@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lessons import chain
 from seglite import cam, config, suppression, train
 from seglite.data import IGNORE
 from seglite.nets.layers import count_parameters
@@ -193,6 +194,14 @@ def test_losses_are_weighted_averaged_and_silent_during_the_warm_up():
     assert float(none["bas"]) == 0
 
 
+def test_the_classification_loss_can_be_taken_away():
+    batch = {"image": rand(2, 3, 32, 32), "tags": torch.eye(4)[[1, 3]]}
+    model, on, off = network().eval(), SuppressionSettings(), SuppressionSettings(classify=0.0)
+    with_it, without = suppression.wsol_step(model, batch, 0, on), suppression.wsol_step(model, batch, 0, off)
+    assert float(with_it["cls"].detach()) > 0.5 and float(without["cls"].detach()) == 0
+    assert_close(with_it["frg"], without["frg"]), assert_close(with_it["area"], without["area"])
+
+
 def test_localisation_wants_one_class_and_segmentation_draws_one_of_them():
     assert suppression.one_class(torch.eye(4)[[2, 0]]).tolist() == [2, 0]
     with pytest.raises(ValueError, match="task=wsss"):
@@ -230,6 +239,7 @@ def test_backbones_are_cut_where_the_paper_says(net, channels, width, parameters
         image = torch.empty(1, 3, 448, 448)
         side = 56 if net == "vgg16" else 28
         assert model.features(image).shape[2:] == model.evidence(image).shape[2:] == (side, side)
+        width = 1280 if net == "mobilenet_v2" else width  # a bare 1x1 stands on features.18, not on the linear layer before it
         assert model.generator.bias is None and [p.shape for p in model.f2.head.parameters()] == [(20, width, 1, 1)]
 
 
@@ -348,6 +358,16 @@ def test_masks_grow_and_shrink_by_squares():
     assert int(suppression.grown(edge, -1).sum()) == 0  # what lies outside the image is not object
 
 
+def test_heights_are_means_on_the_object_beside_it_and_far_away():
+    masks = torch.zeros(2, 16, 16)
+    masks[1, :, :4], masks[1, :, 4:8], masks[1, :, 8:] = 0.9, 0.4, 0.1
+    masks[0] = 0.7  # of another class
+    truth = torch.zeros(1, 16, 16, dtype=torch.bool)
+    truth[:, :, :4] = True
+    found = suppression.heights(Fixed(masks, torch.zeros(2, 1, 1)), torch.zeros(1, 3, 16, 16), truth, torch.tensor([1]))
+    assert_close(torch.tensor(list(found.values())), torch.tensor([0.9, 0.4, 0.1, (0.9 + 0.4 + 2 * 0.1) / 4]))
+
+
 # ---- seeds and labels ----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +399,76 @@ def test_cam_and_bas_are_added_and_divided_again():
     assert_close(cam.normalise(one + other, torch.ones(1, 1)), torch.tensor([[[[1 / 1.2, 1.0]]]]))
 
 
+class Tagged:
+    """Three images of three tags, the last without any."""
+
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    classes = ("background", "a", "b", "c")
+
+    def __len__(self): return 3
+    def name(self, i): return str(i)
+
+    def read(self, i, wants):
+        mask = np.full((16, 16), IGNORE, np.uint8)
+        mask[:, :12] = (2, 3, 0)[i]
+        mask[:, :4] = 0
+        tags = np.array(((0, 1, 0), (1, 0, 1), (0, 0, 0))[i], np.float32)
+        return {"image": np.full((16, 16, 3), 40 * i, np.uint8), "mask": mask, "tags": tags}
+
+
+class FakeRun:
+    device = "cpu"
+
+    def __init__(self):
+        self.made = {}
+
+    def data(self, split, wants=None): return Tagged()
+    truth = data
+
+    def make(self, name, build):
+        if name not in self.made:
+            self.made[name] = build()
+        return self.made[name]
+
+
+def test_maps_are_made_once_and_kept_for_the_images_own_classes(monkeypatch):
+    calls = []
+
+    class Shown(nn.Module):
+        def maps(self, image):
+            calls.append(len(image))
+            return rand(1, 3, 4, 4, seed=5).abs().expand(len(image), -1, -1, -1) + 0.1
+
+        evidence = class_maps = maps
+
+    run, settings = FakeRun(), bas.Settings(map_flip=False)
+    first, again = ([*bas.tag_maps(run, settings, Shown(), Shown())] for _ in range(2))
+    assert calls == [3, 3]  # two networks, one pass
+    (index, image, tags, found), = first
+    expected = cam.normalise(Shown().maps(image), tags)
+    assert index == [0, 1, 2] and set(found) == {"cam", "bas", "both"}
+    for kind in found:
+        assert_close(found[kind], expected), assert_close(again[0][3][kind], expected)
+    assert [len(m) for m in run.made["maps"]["cam"]] == [1, 2, 0]
+
+
+def test_the_sweep_is_the_seed_s_score_at_every_constant():
+    class Shown(nn.Module):
+        def evidence(self, image): return rand(1, 3, 4, 4, seed=5).abs().expand(len(image), -1, -1, -1)
+        def class_maps(self, image): return rand(1, 3, 4, 4, seed=6).abs().expand(len(image), -1, -1, -1)
+
+    from seglite.metrics import Confusion
+
+    run, settings, model = FakeRun(), bas.Settings(), Shown()
+    found = bas.sweep(run, settings, model, model, (0.2, 0.5, 0.8))
+    maps = next(bas.tag_maps(run, settings, model, model))[3]
+    masks = np.stack([Tagged().read(i, ())["mask"] for i in range(3)])
+    for kind in ("cam", "bas", "both"):
+        for b in (0.2, 0.5, 0.8):
+            assert found[kind][str(b)] == Confusion(Tagged.classes).add(masks, cam.seeds(maps[kind], b, (16, 16)).numpy()).miou()
+    assert len({v for by in found.values() for v in by.values()}) > 4  # the scores do differ
+
+
 def test_images_with_two_classes_are_refused_for_localisation():
     class Data:
         mean, std = (0.5,) * 3, (0.25,) * 3
@@ -387,7 +477,7 @@ def test_images_with_two_classes_are_refused_for_localisation():
         def read(self, i, wants): return {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.zeros((8, 8), np.uint8), "tags": np.ones(2, np.float32)}
 
     with pytest.raises(ValueError, match="pair has 2 classes"):
-        next(bas.scored_frames(Data(), bas.Settings()))
+        next(bas.scored_frames(Data()))
 
 
 def test_scoring_frame_is_the_centre_of_the_square():
@@ -400,11 +490,11 @@ def test_scoring_frame_is_the_centre_of_the_square():
             mask[:, :10] = 1
             return {"image": np.zeros((10 + i, 20, 3), np.uint8), "mask": mask, "tags": np.eye(2, dtype=np.float32)[0]}
 
-    samples, whole, image = next(bas.scored_frames(Data(), bas.Settings(square=16, test_crop=12)))
+    samples, whole, image = next(bas.scored_frames(Data(), square=16, test_crop=12))
     assert whole.shape == (2, 3, 16, 16) and image.shape == (2, 3, 12, 12)
     assert (samples[0]["mask"] == 1).sum() == 6 * 12
     with pytest.raises(ValueError, match="differ in size"):
-        next(bas.scored_frames(Data(), bas.Settings()))
+        next(bas.scored_frames(Data()))
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------------------------------------------
@@ -427,6 +517,26 @@ def test_a_run_ends_in_a_report_and_can_be_reopened(tmp_path, task, keys):
     before = (tmp_path / "run" / "bas" / "final.pt").stat().st_mtime_ns
     assert train.main(tiny("bas", task=task, out=tmp_path / "run", **keys)) == 0  # finished stages are loaded
     assert (tmp_path / "run" / "bas" / "final.pt").stat().st_mtime_ns == before
+
+
+def test_seeds_alone_end_in_a_table_and_a_picture(tmp_path):
+    typed = tiny("bas", task="wsss", out=tmp_path / "run", until="labels", **{"scenes.two_share": 0.6})
+    assert train.main(typed) == 0
+    rows = json.loads((tmp_path / "run" / "result.json").read_text())["seeds"]
+    assert list(rows) == ["CAM", "BAS masks", "CAM + BAS", "CAM + BAS + CRF", "CAM + CRF", "BAS masks + CRF"]
+    assert all(0 < row["mIoU"] < 1 and row["background"] in bas.BACKGROUNDS for row in rows.values())
+    assert (tmp_path / "run" / "labels.png").stat().st_size > 3000 and not (tmp_path / "run" / "segmenter").exists()
+
+
+def test_the_chain_scores_labels_and_segmenters_on_top_of_both_sources(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert chain.main([*(a for a in tiny("marsstyle") if not a.startswith("method=")), "seeds=0"]) == 0
+    summary = json.loads((next((tmp_path / "runs/claims").glob("chain*")) / "claim.json").read_text())
+    for kind in ("cam", "bas"):
+        assert list(summary["tables"][chain.SEGMENTERS.format(kind)]) == ["biased", "+ MARS"]
+        assert len(summary["tables"][chain.LABELS.format(kind)]) == 2 + len(chain.CONSTANTS)
+    assert summary["tables"][chain.LABELS.format("cam")] != summary["tables"][chain.LABELS.format("bas")]
+    assert "MARS raises the segmenter trained on BAS's labels" in capsys.readouterr().out
 
 
 def test_mars_takes_its_biased_labels_from_the_masks(tmp_path):

@@ -124,6 +124,23 @@ def test_a_perfect_map_has_pxap_one_and_a_constant_one_the_object_s_share():
     assert constant.pxap() == 0.25 and constant.piou() == 0.25
 
 
+def test_half_height_sees_what_pxap_is_blind_to():
+    """A map that is high on a part of the object and faint on the rest ranks every pixel right, and covers only the part."""
+    mask, heat = np.zeros((8, 8), bool), np.zeros((8, 8))
+    mask[:, :4] = True
+    heat[:, :4], heat[:, :1] = 0.2, 1.0
+    heat[0, 7] = 0.1
+    faint = Localisation()
+    faint.add(heat, [box_of(mask)], mask)
+    assert faint.pxap() == 1 and faint.max_box_acc() == 1
+    assert faint.at_half() == (8 / 32, 8 / 32)
+    bold = Localisation()
+    bold.add(np.where(mask, 0.5, heat), [box_of(mask)], mask)
+    bold.add(np.full((8, 8), 0.9), [box_of(mask)], mask)
+    assert bold.at_half() == (1, 64 / 96) and bold.at_half(images=[0]) == (1, 1)
+    assert (bold.summary(0.5)["recall at half"], bold.summary(0.5)["IoU at half"]) == bold.at_half()
+
+
 def test_wrong_maps_are_refused():
     scores = Localisation()
     with pytest.raises(ValueError, match="normalise it"):
@@ -133,3 +150,5 @@ def test_wrong_maps_are_refused():
     scores.add(np.zeros((4, 4)), [[0, 0, 1, 1]])
     with pytest.raises(ValueError, match="without"):
         scores.pxap()
+    with pytest.raises(ValueError, match="without"):
+        scores.at_half()
