@@ -28,7 +28,7 @@ def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
         raise TypeError(f"target is {target.dtype}, expected torch.int64 class ids (255 = ignore)")
 
 
-def _share_of_mean(total: torch.Tensor, count: torch.Tensor, across_processes: bool | None, needs_grad: bool) -> torch.Tensor:
+def share_of_mean(total: torch.Tensor, count: torch.Tensor, across_processes: bool | None = None, needs_grad: bool = True) -> torch.Tensor:
     """This process's part of sum(total over processes) / sum(count over processes), times the number of processes.
 
     DistributedDataParallel averages gradients over processes, so the factor makes the average come out as the gradient of the mean over
@@ -71,7 +71,7 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tens
             raise ValueError(f"weight is {list(weight.shape)}, expected the target's shape {list(target.shape)}")
         # An infinite or NaN weight on an ignored pixel must not leak, also not backwards (0 * NaN is NaN), so it is replaced first.
         loss = loss * torch.where(target != ignore, weight.float(), 0.0)  # [B, H, W]
-    return _share_of_mean(loss.sum(), (target != ignore).sum(), across_processes, logits.requires_grad)
+    return share_of_mean(loss.sum(), (target != ignore).sum(), across_processes, logits.requires_grad)
 
 
 def ohem_cross_entropy(logits: torch.Tensor, target: torch.Tensor, threshold: float = 0.7, keep: int = 100_000, ignore: int = IGNORE,
@@ -91,7 +91,7 @@ def ohem_cross_entropy(logits: torch.Tensor, target: torch.Tensor, threshold: fl
     if int(counted.sum()) > keep:
         threshold = max(threshold, float(likely[counted].kthvalue(keep).values))
         counted = counted & (likely <= threshold)  # [B, H, W]
-    return _share_of_mean(torch.where(counted, loss, 0.0).sum(), counted.sum(), across_processes, logits.requires_grad)
+    return share_of_mean(torch.where(counted, loss, 0.0).sum(), counted.sum(), across_processes, logits.requires_grad)
 
 
 def multilabel_soft_margin(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
