@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from seglite.data import IGNORE, normalise
 from seglite.data.steps import Task
-from seglite.losses import share_of_mean
+from seglite.losses import counted_everywhere
 from seglite.metrics import Confusion
 from seglite.nets.segmenters import resize
 
@@ -117,7 +117,8 @@ def mib_cross_entropy(logits: torch.Tensor, target: torch.Tensor, old: int) -> t
     background = logits[:, :old].logsumexp(1, keepdim=True)  # [B, 1, H, W]
     log_p = torch.cat([background, logits[:, old:]], 1) - total
     shifted = torch.where((target > 0) & (target != IGNORE), target - old + 1, target)  # [B, H, W]
-    return share_of_mean(F.nll_loss(log_p, shifted, ignore_index=IGNORE, reduction="sum"), (shifted != IGNORE).sum(), needs_grad=logits.requires_grad)
+    count, processes = counted_everywhere((target != IGNORE).sum(), needs_grad=logits.requires_grad)
+    return F.nll_loss(log_p, shifted, ignore_index=IGNORE, reduction="sum") / count * processes
 
 
 def mib_distillation(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

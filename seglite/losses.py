@@ -28,20 +28,29 @@ def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
         raise TypeError(f"target is {target.dtype}, expected torch.int64 class ids (255 = ignore)")
 
 
-def share_of_mean(total: torch.Tensor, count: torch.Tensor, across_processes: bool | None = None, needs_grad: bool = True) -> torch.Tensor:
-    """This process's part of sum(total over processes) / sum(count over processes), times the number of processes.
+def counted_everywhere(count: torch.Tensor, across_processes: bool | None = None, needs_grad: bool = True) -> tuple[torch.Tensor, int]:
+    """(the sum of `count` over processes, at least 1; the number of processes): what a mean over the whole batch divides by and is multiplied with.
 
-    DistributedDataParallel averages gradients over processes, so the factor makes the average come out as the gradient of the mean over
-    the whole batch. Without counted pixels the result is 0 and still carries a gradient (of zeros), so that no process leaves the others waiting.
+    DistributedDataParallel averages gradients over processes, so sum / count * processes on each comes out as the gradient of the whole batch's mean.
+    across_processes None: whenever the loss carries a gradient, `needs_grad`; an evaluation on one process alone must not wait for the others.
     """
     if across_processes is None:
-        across_processes = needs_grad  # an evaluation on one process alone must not wait for the others
+        across_processes = needs_grad
     world = 1
     if across_processes and dist.is_available() and dist.is_initialized():
         world = dist.get_world_size()
         count = count.detach().clone()
         dist.all_reduce(count)
-    return total * (world / count.clamp_min(1))
+    return count.clamp_min(1), world
+
+
+def _share_of_mean(total: torch.Tensor, count: torch.Tensor, across_processes: bool | None, needs_grad: bool) -> torch.Tensor:
+    """This process's part of sum(total over processes) / sum(count over processes), times the number of processes.
+
+    Without counted pixels the result is 0 and still carries a gradient (of zeros), so that no process leaves the others waiting.
+    """
+    count, world = counted_everywhere(count, across_processes, needs_grad)
+    return total * (world / count)
 
 
 def pixel_cross_entropy(logits: torch.Tensor, target: torch.Tensor, ignore: int = IGNORE) -> torch.Tensor:
@@ -71,7 +80,7 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tens
             raise ValueError(f"weight is {list(weight.shape)}, expected the target's shape {list(target.shape)}")
         # An infinite or NaN weight on an ignored pixel must not leak, also not backwards (0 * NaN is NaN), so it is replaced first.
         loss = loss * torch.where(target != ignore, weight.float(), 0.0)  # [B, H, W]
-    return share_of_mean(loss.sum(), (target != ignore).sum(), across_processes, logits.requires_grad)
+    return _share_of_mean(loss.sum(), (target != ignore).sum(), across_processes, logits.requires_grad)
 
 
 def ohem_cross_entropy(logits: torch.Tensor, target: torch.Tensor, threshold: float = 0.7, keep: int = 100_000, ignore: int = IGNORE,
@@ -91,7 +100,7 @@ def ohem_cross_entropy(logits: torch.Tensor, target: torch.Tensor, threshold: fl
     if int(counted.sum()) > keep:
         threshold = max(threshold, float(likely[counted].kthvalue(keep).values))
         counted = counted & (likely <= threshold)  # [B, H, W]
-    return share_of_mean(torch.where(counted, loss, 0.0).sum(), counted.sum(), across_processes, logits.requires_grad)
+    return _share_of_mean(torch.where(counted, loss, 0.0).sum(), counted.sum(), across_processes, logits.requires_grad)
 
 
 def multilabel_soft_margin(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches
 from seglite.data.steps import USUAL, Judged, NewClassCrops, StepData, Task, images_of_step, make_task, plan, presence
 from seglite.data.transforms import make_transform
-from seglite.losses import cross_entropy, share_of_mean
+from seglite.losses import counted_everywhere, cross_entropy
 from seglite.metrics import Confusion
 from seglite.nets.layers import StagePlan, count_parameters, freeze_batch_norm
 from seglite.nets.mobilenet import mobilenet_v2
@@ -269,7 +269,8 @@ def pixel_bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     valid = target != IGNORE  # [B, H, W]
     own = logits.gather(1, target.where(valid, 0)[:, None])[:, 0]  # [B, H, W]
     each = F.softplus(logits).sum(1) - own  # [B, H, W]
-    return share_of_mean((each * valid).sum(), valid.sum(), needs_grad=logits.requires_grad)
+    count, processes = counted_everywhere(valid.sum(), needs_grad=logits.requires_grad)
+    return (each * valid).sum() / count * processes
 
 
 def shield(logits: torch.Tensor, new: int) -> torch.Tensor:
@@ -279,7 +280,8 @@ def shield(logits: torch.Tensor, new: int) -> torch.Tensor:
 
 def adapt_positive(r: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
     """BgA+: on new-class cells the correction is negative, mean softplus(r). r [B, 1, h, w] raw and uncut, P [B, 1, h, w] of 0 and 1."""
-    return share_of_mean((F.softplus(r) * P).sum(), P.sum(), needs_grad=r.requires_grad)
+    count, processes = counted_everywhere(P.sum(), needs_grad=r.requires_grad)
+    return (F.softplus(r) * P).sum() / count * processes
 
 
 def adapt_negative(r: torch.Tensor, N: torch.Tensor) -> torch.Tensor:
@@ -288,7 +290,8 @@ def adapt_negative(r: torch.Tensor, N: torch.Tensor) -> torch.Tensor:
     The code writes max((s - 1)^2 - s^2, 0) with s = sigmoid(r), "closer to 1 than to 0"; the squares cancel: max(1 - 2 s, 0), nothing once
     r >= 0. The code divides by |N| alone, which is 0/0 on a crop that a new class fills; here by at least 1.
     """
-    return share_of_mean(((1 - 2 * r.sigmoid()).clamp_min(0) * N).sum(), N.sum(), needs_grad=r.requires_grad)
+    count, processes = counted_everywhere(N.sum(), needs_grad=r.requires_grad)
+    return ((1 - 2 * r.sigmoid()).clamp_min(0) * N).sum() / count * processes
 
 
 def group_distillation(heads: list[torch.Tensor], old: list[torch.Tensor], background: bool = True) -> torch.Tensor:
