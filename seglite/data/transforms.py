@@ -85,6 +85,26 @@ def crop(sample: dict, top: int, left: int, height: int, width: int, fill: np.nd
     return out
 
 
+def resized_crop(sample: dict, height: int, width: int, top: int, left: int, side: int, fill: np.ndarray) -> dict:
+    """crop(resize(sample, height, width), top, left, side, side, fill), computing only the pixels inside the window: less work the larger the scale.
+
+    Equal to the two steps up to rounding: a colour may differ by one of 255, a label where a pixel's centre falls on the border of two.
+    """
+    tall, wide = _size(sample)
+    if (tall, wide) == (height, width):
+        return crop(sample, top, left, side, side, fill)
+    y0, y1, x0, x1 = max(top, 0), min(top + side, height), max(left, 0), min(left + side, width)
+    box = (x0 * wide / width, y0 * tall / height, x1 * wide / width, y1 * tall / height)
+    out = dict(sample)
+    for key, filter in (("image", Image.BILINEAR), *((m, Image.NEAREST) for m in MAPS)):
+        if key in sample:
+            out[key] = np.asarray(Image.fromarray(sample[key]).resize((x1 - x0, y1 - y0), filter, box))
+    if "place" in sample:
+        y, dy, x, dx = sample["place"] * np.array([1, tall / height, 1, wide / width], np.float32)
+        out["place"] = np.array([y + dy * y0, dy, x + dx * x0, dx], np.float32)
+    return crop(out, top - y0, left - x0, side, side, fill)
+
+
 def flip(sample: dict) -> dict:
     """Mirror left and right."""
     out = {k: np.ascontiguousarray(v[:, ::-1]) if k == "image" or k in MAPS else v for k, v in sample.items()}
@@ -138,12 +158,9 @@ class Transform:
             raise ValueError(f"the parts of {sample.get('name', 'a sample')} differ in size: {listed}; an image and its labels must have one size")
         if s.long_side:
             sample = resize_long(sample, s.long_side)
-        if s.scale_min != 1 or s.scale_max != 1:
-            factor = s.scale_min + (s.scale_max - s.scale_min) * scale_at
-            height, width = _size(sample)
-            sample = resize(sample, max(1, round(height * factor)), max(1, round(width * factor)))
-        if s.crop:
-            sample = self._crop(sample, places)
+        factor = s.scale_min + (s.scale_max - s.scale_min) * scale_at
+        height, width = (max(1, round(n * factor)) for n in _size(sample))
+        sample = self._crop(sample, height, width, places) if s.crop else resize(sample, height, width)
         if flip_at < s.flip:
             sample = flip(sample)
         if "image" in sample and (s.brightness or s.contrast or s.saturation or s.hue):
@@ -151,17 +168,16 @@ class Transform:
             sample = dict(sample, image=jitter(sample["image"], 1 + b, 1 + c, 1 + sat, h))
         return sample
 
-    def _crop(self, sample: dict, places: np.ndarray) -> dict:
-        """The first of up to ten random windows that no class dominates, or the last one."""
+    def _crop(self, sample: dict, height: int, width: int, places: np.ndarray) -> dict:
+        """Of the sample scaled to height x width, the first of up to ten random windows that no class dominates, or the last one."""
         side = self.settings.crop
-        labels = next((m for m in MAPS if m in sample), None)
+        labels = next((m for m in MAPS if m in sample), None) if self.settings.max_share < 1 else None
         for at_y, at_x in places:
             # An image smaller than the window lies at a random place in it: the corner is then negative.
-            top, left = (_between(side - length, at) for length, at in zip(_size(sample), (at_y, at_x)))
-            window = crop(sample, top, left, side, side, self.fill)
-            if self.settings.max_share >= 1 or labels is None or dominant_share(window[labels]) <= self.settings.max_share:
+            window = height, width, _between(side - height, at_y), _between(side - width, at_x), side, self.fill
+            if labels is None or dominant_share(resized_crop({labels: sample[labels]}, *window)[labels]) <= self.settings.max_share:
                 break
-        return window
+        return resized_crop(sample, *window)
 
 
 def _between(excess: int, at: float) -> int:

@@ -33,7 +33,7 @@ from kernels.atrous_conv import atrous_conv
 from kernels.dense_crf import Bilateral, Gaussian, mean_field
 from seglite.config import Config, override
 from seglite.data import Batches, open_data
-from seglite.data.transforms import crop, flip, resize
+from seglite.data.transforms import flip, resize, resized_crop
 from seglite.evaluate import Once, evaluate_many, label_maps
 from seglite.losses import cross_entropy
 from seglite.metrics import Confusion, Trimap
@@ -276,10 +276,9 @@ class ScaleCropFlip:
         config, (scale_at, y_at, x_at, flip_at) = self.config, rng.random(4)
         factor, side = config.scales[int(scale_at * len(config.scales))], config.augment.crop
         height, width = (max(1, round(n * factor)) for n in sample["image"].shape[:2])
-        sample = resize(sample, height, width)
-        if side:  # a corner inside the image; a smaller image lies at the top left
-            top, left = (int(at * (max(n - side, 0) + 1)) for at, n in ((y_at, height), (x_at, width)))
-            sample = crop(sample, top, left, side, side, self.fill)
+        # The corner lies inside the image; a smaller image lies at the top left.
+        top, left = (int(at * (max(n - side, 0) + 1)) for at, n in ((y_at, height), (x_at, width)))
+        sample = resized_crop(sample, height, width, top, left, side, self.fill) if side else resize(sample, height, width)
         return flip(sample) if flip_at < config.augment.flip else sample
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts import ade20k, camvid, cityscapes, coco2014, doctor, voc2012, weights
+from data_scripts import ade20k, camvid, cityscapes, coco2014, doctor, throughput, voc2012, weights
 from data_scripts.fetch import FetchProblem
 from seglite.data.voc import palette
 from tests.data_scripts import server as S
@@ -299,13 +299,13 @@ def test_a_fetched_file_is_loaded_into_its_network(tmp_path, monkeypatch, capsys
 # ---- all --------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [voc2012, camvid, cityscapes, ade20k, coco2014, weights, doctor], ids=lambda m: m.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("module", [voc2012, camvid, cityscapes, ade20k, coco2014, weights, doctor, throughput], ids=lambda m: m.__name__.rpartition(".")[2])
 def test_help_says_what_how_and_under_which_terms(module, capsys):
     with pytest.raises(SystemExit) as done:
         run(module, "--help")
     text = capsys.readouterr().out
     assert done.value.code == 0 and f"python -m {module.__name__}" in text
-    if module not in (weights, doctor):
+    if module not in (weights, doctor, throughput):
         assert "--verify-only" in text and re.search("[Ll]icence", text) and "data=" in text and "Cite" in text
 
 

@@ -101,6 +101,21 @@ def test_random_places_reach_every_corner():
     assert pads == {0, 1, 2, 3, 4}  # an image of 10 rows lies anywhere in a window of 14
 
 
+@given(st.tuples(st.integers(3, 60), st.integers(3, 60)), st.tuples(st.integers(2, 90), st.integers(2, 90)), st.tuples(st.floats(0, 1), st.floats(0, 1)),
+       st.integers(1, 50), seeds)
+def test_a_window_is_resized_as_the_whole_image_would_be(size, scaled, at, side, seed):
+    rng = np.random.default_rng(seed)
+    sample = {"image": rng.integers(0, 256, (*size, 3), np.uint8), "mask": rng.integers(0, 200, size, np.uint8), "place": np.array([0, 1, 0, 1], np.float32)}
+    corner = [T._between(side - n, a) for n, a in zip(scaled, at)]
+    quick, slow = T.resized_crop(sample, *scaled, *corner, side, FILL), T.crop(T.resize(sample, *scaled), *corner, side, side, FILL)
+    assert np.abs(quick["image"].astype(int) - slow["image"]).max() <= 1
+    assert np.allclose(quick["place"], slow["place"], rtol=1e-5, atol=1e-4)
+    # Labels are those of the pixel under the centre; where the centre lies on a border, either side will do.
+    centres = [(np.arange(c, c + side) + 0.5) * n / m for c, n, m in zip(corner, size, scaled)]
+    clear = [np.abs(c - np.round(c)) > 1e-3 for c in centres]
+    assert (quick["mask"] == slow["mask"])[clear[0]][:, clear[1]].all() and ((quick["mask"] == 255) == (slow["mask"] == 255)).all()
+
+
 def test_dominant_crops_are_avoided():
     mask = np.zeros((40, 40), np.uint8)
     mask[:, 30:] = 1  # three quarters of all windows would show class 0 only
