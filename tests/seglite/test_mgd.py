@@ -304,6 +304,22 @@ def test_paper_networks_give_logits_and_the_decoder_feature(name):
     assert net.net.aspp.project[-1].p == 0
 
 
+def test_on_photographs_the_student_is_cwbasss_network():
+    """size=small: both methods and their baselines train the same layers, so that their numbers can be compared."""
+    from seglite.papers import cwbass
+
+    other = config.parse(["method=cwbass", "data=camvid", "root=nowhere"], {"cwbass": cwbass})[0]
+    own = settings("data=camvid", "root=nowhere")
+    with torch.device("meta"):
+        ours, theirs = mgd.Segmenter(own.student, 11, own).net, cwbass.build(other, 11)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    geometry = lambda net: [(m.stride, m.dilation, m.padding) for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert geometry(ours) == geometry(theirs) and ours.backbone.strides == theirs.backbone.strides == (4, 8, 16, 16)
+    assert all(m.p == 0 for net in (ours, theirs) for m in net.modules() if isinstance(m, (torch.nn.Dropout, torch.nn.Dropout2d)))
+    assert other.burn_in.steps + other.train.steps == own.train.steps and own.train.batch == other.train.batch == other.burn_in.batch
+    assert (own.augment, own.test_scales, own.train.lr) == (other.augment, other.test_scales, other.train.lr)
+
+
 def test_published_weights_reach_the_trunk(tmp_path):
     torch.save(resnet18(width=64).state_dict(), tmp_path / "resnet18.pth")
     net = mgd.Segmenter("resnet18", 21, settings("size=paper", "data=voc"), str(tmp_path / "resnet18.pth"), say=lambda s: None)
