@@ -516,7 +516,7 @@ ABLATIONS = {
 
 
 def claim(run) -> dict:
-    """One seed: methods on the task, what the corrections look like; with ablations=true also more methods and BARM without each part, with second= another layout."""
+    """One seed: methods on the task, what the corrections look like; ablations=true: more methods, BARM without each part; second=: another layout."""
     config = run.config
     task, present = start(run)
 
