@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import importlib.util
 import json
 import os
 import platform
@@ -244,7 +243,8 @@ def axial_attention_cases(device: str) -> list[Case]:
 
 def dense_crf_cases(device: str) -> list[Case]:
     """Ten mean-field iterations: exact against eager and compiled PyTorch on a small image; on a 500 x 375 image with 21 labels the kernel
-    (CUDA) or the lattice (CPU) against pydensecrf's C++, if that happens to be installed."""
+    (CUDA) or the lattice (CPU) against pydensecrf's C++, if that happens to be installed. `kernels.bench_crf` does it on photographs."""
+    from kernels import bench_crf
     from kernels.dense_crf import Bilateral, Gaussian, gaussian_message_reference, mean_field, pixel_features
 
     def inputs(k, h, w):
@@ -289,27 +289,16 @@ def dense_crf_cases(device: str) -> list[Case]:
             if device == "cuda":
                 peers = {"every pair": lambda: mean_field(unary, image, kernels, cull=None),
                          "lattice": lambda: mean_field(unary, image, kernels, method="lattice")}
-            elif installed:
-                peers = {"pydensecrf": lambda: pydensecrf(unary, image, sxy, srgb, weight, sigma)}
+            elif bench_crf.INSTALLED:
+                peers = {"pydensecrf": lambda: bench_crf.pydensecrf(unary, image, kernels)}
             else:
                 peers = {"float32 lattice": lambda: mean_field(unary, image, kernels, half=False)}
             return lambda: mean_field(unary, image, kernels), peers
         return build
 
-    def pydensecrf(unary, image, sxy, srgb, weight, sigma):
-        from pydensecrf import densecrf  # a peer to measure against where someone has built it; nothing here depends on it
-
-        _, k, h, w = unary.shape
-        crf = densecrf.DenseCRF2D(w, h, k)
-        crf.setUnaryEnergy(unary[0].flatten(1).contiguous().numpy())
-        crf.addPairwiseGaussian(sxy=sigma, compat=3.0)
-        crf.addPairwiseBilateral(sxy=sxy, srgb=srgb, rgbim=image[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy(), compat=weight)
-        return torch.tensor(crf.inference(10)).view(1, k, h, w)
-
     pixels, passes = 500 * 375, 11  # ten messages and one for the normaliser
     exps = passes * float(pixels) ** 2 if device == "cuda" else 0.0
-    installed = importlib.util.find_spec("pydensecrf") is not None
-    aim = (Aim("every pair", 1.5),) if device == "cuda" else (Aim("pydensecrf", 1.8),) if installed else ()
+    aim = (Aim("every pair", 1.5),) if device == "cuda" else (Aim("pydensecrf", 1.8),) if bench_crf.INSTALLED else ()
     others = ("lattice", "pydensecrf", "float32 lattice")
     return [
         Case("dense_crf/exact-64x48-L21", small, exps=passes * (64.0 * 48) ** 2, aims=(Aim("best peer", 1.0),), agree=2e-3),

@@ -30,10 +30,11 @@ The smoothness kernel depends on positions only, so exp splits into x and y part
 """
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 
@@ -309,13 +310,21 @@ class _SeparableMessage:
 
 
 class _LatticeMessage:
-    """K approximated by one chain per image, or one chain that all images share."""
+    """K approximated by one chain per image, or one chain that all images share. `normalized[i](mode)` is the chain of image i."""
 
-    def __init__(self, chains: list[permutohedral.BagChain]):
-        self.chains = chains
+    def __init__(self, normalized: list[Callable[[str], permutohedral.BagChain]]):
+        self.normalized = normalized
+
+    @functools.cached_property
+    def chains(self) -> list[permutohedral.BagChain]:
+        return [chain("none") for chain in self.normalized]
 
     def __call__(self, values: torch.Tensor, half: bool = False, transpose: bool = False) -> torch.Tensor:
         return torch.stack([chain(image, transpose) for chain, image in zip(self.chains, values)])
+
+    def row_sums(self) -> torch.Tensor:
+        """K 1, [B, N, 1]"""
+        return torch.stack([chain.row_sums() for chain in self.chains])[..., None]
 
 
 class _Symmetric(torch.autograd.Function):
@@ -337,10 +346,9 @@ def _factors(message, like: torch.Tensor, normalization: str) -> tuple[torch.Ten
     """The diagonals (left, right) [B, N, 1] of A = diag(left) K diag(right)."""
     if normalization == "none":
         return 1.0, 1.0
-    n = message(torch.ones_like(like[..., :1])).to(like.dtype) + 1e-20  # the same filter as the message, so that "after" really averages
-    if normalization == "symmetric":
-        return n.rsqrt(), n.rsqrt()
-    return (n.reciprocal(), 1.0) if normalization == "after" else (1.0, n.reciprocal())
+    # the same filter as the message, so that "after" really averages
+    n = message.row_sums() if isinstance(message, _LatticeMessage) else message(torch.ones_like(like[..., :1]))
+    return permutohedral.normalizing_factors(n.to(like.dtype) + 1e-20, normalization)
 
 
 # --------------------------------------------------------------------------------------------------------------- public operations
@@ -367,7 +375,7 @@ def gaussian_message(features: torch.Tensor, values: torch.Tensor, normalization
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(features.device.type, enabled=False):
         features = features.to(compute)
-        message = _ExactMessage(features, cull) if method == "exact" else _LatticeMessage([permutohedral.lattice_chain(f) for f in features])
+        message = _ExactMessage(features, cull) if method == "exact" else _LatticeMessage([permutohedral.lattice_chain(f).normalized for f in features])
         wide = values.to(compute)
         left, right = _factors(message, wide, normalization)
         return (left * _Symmetric.apply(wide * right, message, dtype == torch.float16)).to(dtype)
@@ -396,11 +404,10 @@ def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: 
     learned = [unary, *(t for kernel in kernels for t in (kernel.weight, kernel.compat)), compat]
     learning = torch.is_grad_enabled() and any(torch.is_tensor(t) and t.requires_grad for t in learned)
     with torch.autocast(unary.device.type, enabled=False):
-        built = []
+        built = []  # (operator, weight, compatibility, normalisation) of every kernel
         for kernel, coupling, mode in terms:
             message = _message_of(kernel, image, log_prior, (h, w), method, cull)
-            left, right = _factors(message, log_prior, mode)
-            built.append((message, left, right, kernel.weight, coupling, mode))
+            built.append((message, kernel.weight, coupling, mode))
         if method == "lattice" and not learning:
             result = _run_on_chains(log_prior, built, iterations, half, logits)
         else:
@@ -410,11 +417,12 @@ def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: 
 
 def _run(log_prior, terms, iterations: int, self_message: bool, half: bool, logits: bool) -> torch.Tensor:
     """The update of the docstring, differentiable. log_prior [B, N, K]"""
+    terms = [(message, *_factors(message, log_prior, mode), weight, coupling) for message, weight, coupling, mode in terms]
     scores = log_prior
     for _ in range(iterations):
         q = torch.softmax(scores, -1)  # [B, N, K]
         scores = log_prior
-        for message, left, right, weight, coupling, _ in terms:
+        for message, left, right, weight, coupling in terms:
             incoming = left * _Symmetric.apply(q * right, message, half)  # [B, N, K]
             if not self_message:
                 incoming = incoming - left * right * q
@@ -430,15 +438,15 @@ def _run_on_chains(log_prior, terms, iterations: int, half: bool, logits: bool) 
     out = []
     for i, prior in enumerate(log_prior):
         chains, mixers = [], []
-        for message, left, right, weight, coupling, _ in terms:
-            left, right = (factor[i, :, 0] if torch.is_tensor(factor) else factor for factor in (left, right))
+        for message, weight, coupling, mode in terms:
+            chain = message.normalized[i](mode)
             weight = _like(weight, prior).detach()
             if coupling is None and weight.numel() == 1:
-                left, mixer = left * weight.reshape(()), None
+                chain, mixer = chain.scaled(weight.reshape(()), 1.0), None
             else:
                 mixer = weight * torch.eye(k, dtype=prior.dtype, device=prior.device)
                 mixer = mixer if coupling is None else -mixer @ coupling.detach().t()
-            chains.append(message.chains[i].scaled(left, right))
+            chains.append(chain)
             mixers.append(mixer)
         out.append(permutohedral.mean_field_on_chains(prior.detach(), chains, mixers, iterations, half, logits))
     return torch.stack(out)
@@ -453,14 +461,16 @@ def _message_of(kernel: PairwiseKernel, image, like: torch.Tensor, size: tuple[i
     if isinstance(kernel, Gaussian):
         if method == "exact":
             return _SeparableMessage(*size, _pair(kernel.sxy), like)
-        return _LatticeMessage([permutohedral.grid_chain(*size, _pair(kernel.sxy), like.dtype, like.device)] * like.shape[0])
+        def grid(mode: str) -> permutohedral.BagChain:
+            return permutohedral.grid_chain(*size, _pair(kernel.sxy), like.dtype, like.device, mode)
+        return _LatticeMessage([grid] * like.shape[0])
     if isinstance(kernel, Bilateral):
         features = pixel_features(image.to(like.dtype), kernel.sxy, kernel.srgb)
     else:
         features = kernel.values.detach().to(like.dtype).flatten(2).transpose(1, 2)
     if method == "exact":
         return _ExactMessage(features, cull)
-    return _LatticeMessage([permutohedral.lattice_chain(f) for f in features])
+    return _LatticeMessage([permutohedral.lattice_chain(f).normalized for f in features])
 
 
 # -------------------------------------------------------------------------------------------------------------- what may go wrong

@@ -424,10 +424,9 @@ class DenseCRF:
         exact = self._method == "exact" or (self._method == "auto" and path_for(self._energies()) != "torch")
         if exact:
             return lambda values: gaussian_message(points[None], values[None], term.normalization, cull=9.2)[0]
-        chain = permutohedral.lattice_chain(points) if isinstance(term, Features) else permutohedral.grid_chain(h, w, term.sxy, torch.float32, points.device)
-        n = chain.row_sums() + 1e-20
-        left, right = {"none": (1.0, 1.0), "symmetric": (n.rsqrt(), n.rsqrt()), "after": (1 / n, 1.0), "before": (1.0, 1 / n)}[term.normalization]
-        return chain.scaled(left, right)
+        if isinstance(term, Features):
+            return permutohedral.lattice_chain(points).normalized(term.normalization)
+        return permutohedral.grid_chain(h, w, term.sxy, torch.float32, points.device, term.normalization)
 
 
 class DenseCRF2D(DenseCRF):

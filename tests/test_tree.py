@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"lessons", "seglite", "kernels", "tests", "data_scripts", "README.md", "pyproject.toml", "LICENSE", "CITATION.cff"}
 ALLOWED = {"torch", "triton", "numpy", "PIL", "pytest", "hypothesis", "seglite", "kernels", "lessons", "tests", "data_scripts"}
-PEERS = {"kernels/bench.py": "pydensecrf"}  # measured against where a user has it; imported inside a function only
+PEERS = {"kernels/bench_crf.py": "pydensecrf"}  # measured against where a user has it; imported inside a function only
 SOURCES = sorted(p for part in ("seglite", "kernels", "lessons", "data_scripts", "tests") for p in (ROOT / part).rglob("*.py"))
 
 # Floors from the ground up; a file imports from its own floor or from below. Longest matching prefix decides.
