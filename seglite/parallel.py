@@ -97,8 +97,10 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
                 momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(variance * count / max(count - 1, 1), momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return centred * scale[:, None, None]
+        return centred * (self.weight * scale)[:, None, None] + self.bias[:, None, None]
 
 
 def whole_batch_norm(model: nn.Module) -> nn.Module:
