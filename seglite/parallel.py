@@ -6,8 +6,10 @@ the whole batch (this file).
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -29,8 +31,22 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+_alone = False  # inside `alone()`
+
+
 def world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What one process computes while the others wait for it (an artifact, a diagnosis): means are its own, or it would wait for them for ever."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def barrier() -> None:

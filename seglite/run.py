@@ -162,7 +162,8 @@ class Run:
         if self.rank == 0 and not path.exists():
             began = time.time()
             self.say(f"{name}: computing")
-            files.save_tensors(path, build())
+            with parallel.alone():
+                files.save_tensors(path, build())
             self.say(f"{name}: done in {duration(time.time() - began)}")
         parallel.barrier()
         return files.load_tensors(path)
@@ -173,7 +174,7 @@ class Run:
         if self.rank == 0 and not folder.exists():
             began = time.time()
             self.say(f"{name}: computing")
-            with files.new_folder(folder) as part:
+            with parallel.alone(), files.new_folder(folder) as part:
                 count = 0
                 for image_name, labels in zip(names, maps(), strict=True):
                     mask_image(labels, palette).save(part / f"{image_name}.png")
@@ -368,7 +369,8 @@ class Run:
         """Score `predict` on the validation split and write result.json, iou.csv, report.png and report.html: see `report.write_report`."""
         from seglite.report import write_report  # drawing is not needed until here
 
-        result = write_report(self, predict, **content) if self.rank == 0 else None
+        with parallel.alone():
+            result = write_report(self, predict, **content) if self.rank == 0 else None
         parallel.barrier()
         return result
 

@@ -293,6 +293,7 @@ def predictor(model: Callable, config: Settings) -> Callable:
 
 
 @torch.no_grad()
+@parallel.alone()
 def judge_labels(run, teacher: Callable, unlabelled: np.ndarray, config: Settings, most: int = 120) -> dict[str, float]:
     """How good are the pseudo labels of unlabelled training images, as they would be used now? Reads masks: a diagnosis, nothing learns from it."""
     truth, batch = run.truth("train"), max(1, config.train.batch)
