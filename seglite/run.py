@@ -330,7 +330,9 @@ class Run:
 
     def _validate(self, name, folder, step, model, validate, best) -> float:
         model.eval()
-        score = parallel.from_first(float(validate(model)) if self.rank == 0 else None)
+        with parallel.alone():
+            score = float(validate(model)) if self.rank == 0 else None
+        score = parallel.from_first(score)
         model.train()
         self._log({"stage": name, "step": step, "score": score})
         self.say(f"{name}: step {step}, validation score {score:.4f}" + (" (best)" if score > best else ""))

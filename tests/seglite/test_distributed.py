@@ -20,8 +20,8 @@ from tests.seglite.test_run import losses, start, weights
 from tests.test_soak import shortened
 
 OWN = {"mixreorg": ["train.batch=8"]}  # four images make a mix, and a mix stays in one process
-# Stages whose step draws random numbers (views and places, hidden patches, Gumbel noise and permutations): each process draws its own, as everywhere in
-# PyTorch, so such a stage, and what is trained on its result, follows only roughly. Batches, crops and augmentation never depend on the process.
+# Stages whose step draws random numbers (views and places, hidden patches, Gumbel noise and permutations): each process draws its own, so
+# such a stage, and what is trained on its result, follows only roughly. Batches, crops and augmentation never depend on the process.
 DRAWING = {"marsstyle": {"backbone", "head", "segmenter"}, "mixreorg": {"model"}, "zeroseg": {"student"}}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,11 +32,12 @@ def curves(out: Path) -> dict[tuple[str, int], float]:
     return {(line["stage"], line["step"]): line["loss"] for line in lines if "loss" in line}
 
 
-def run(out: Path, processes: int, *arguments: str) -> None:
+def launch(processes: int, *words) -> None:
+    """Python with these words on its command line, in one process or under torchrun."""
     launcher = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
                                                         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    done = subprocess.run([*launcher, "-m", "seglite.train", *arguments, f"out={out}"], capture_output=True, text=True, timeout=900, cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"})
+    done = subprocess.run([*launcher, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -45,8 +46,8 @@ def run(out: Path, processes: int, *arguments: str) -> None:
 def test_two_processes_follow_one(method, tmp_path):
     """Every stage of every method: the same curve, within float error that three steps of training have let grow; see DRAWING for the others."""
     arguments = [*shortened(method), *OWN.get(method, [])]
-    run(tmp_path / "one", 1, *arguments)
-    run(tmp_path / "two", 2, *arguments)
+    launch(1, "-m", "seglite.train", *arguments, f"out={tmp_path / 'one'}")
+    launch(2, "-m", "seglite.train", *arguments, f"out={tmp_path / 'two'}")
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) >= 3
     for (stage, step), loss in one.items():
@@ -117,7 +118,8 @@ rank, world = parallel.start("cpu")
 torch.manual_seed(0)
 norm = torch.nn.BatchNorm2d(3, affine=sys.argv[2] == "affine").double()
 whole = parallel.whole_batch_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1).double(), norm)).train()[1]
-x = (torch.randn(4, 3, 5, 7).double() * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None, None])[rank * 4 // world : (rank + 1) * 4 // world].requires_grad_()
+x = torch.randn(4, 3, 5, 7).double() * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None, None]
+x = x[rank * 4 // world : (rank + 1) * 4 // world].requires_grad_()
 y = whole(x)
 y.square().mul(torch.arange(3)[:, None, None] + x.detach()).sum().backward()
 torch.save({"y": y.detach(), "dx": x.grad, "mean": whole.running_mean, "var": whole.running_var}, f"{sys.argv[1]}.{world}.{rank}")
@@ -130,13 +132,30 @@ def test_batch_norm_sees_the_whole_batch(affine, tmp_path):
     """Two processes with two images each against one with four: values, gradients and running statistics, with and without scale and shift."""
     (tmp_path / "whole.py").write_text(WHOLE)
     for processes in (1, 2):
-        launcher = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-                                                            "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-        done = subprocess.run([*launcher, str(tmp_path / "whole.py"), str(tmp_path / "out"), affine], capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, done.stderr[-2000:]
+        launch(processes, tmp_path / "whole.py", tmp_path / "out", affine)
     one, *two = (torch.load(tmp_path / f"out.{name}") for name in ("1.0", "2.0", "2.1"))
     for key in ("y", "dx"):
         torch.testing.assert_close(torch.cat([part[key] for part in two]), one[key], rtol=1e-9, atol=1e-9)
     for part in two:
         torch.testing.assert_close((part["mean"], part["var"]), (one["mean"], one["var"]), rtol=1e-9, atol=1e-12)
+
+
+ALONE = """
+import sys, torch
+from seglite import config, parallel
+from seglite.run import Run
+from tests.seglite import tiny
+settings, _ = config.parse(["method=tiny", f"out={sys.argv[1]}"], tiny.METHODS)
+run = Run(settings, supervision=("image", "mask", "tags"), quiet=True)
+built = run.make("mean", lambda: {"mean": parallel.mean_over_processes(torch.tensor(run.rank + 1.0)), "world": parallel.world()})
+assert float(built["mean"]) == 1 and built["world"] == 1, built  # the first process's own
+assert float(parallel.mean_over_processes(torch.tensor(run.rank + 1.0))) == 1.5 and parallel.world() == 2
+run.close()
+parallel.stop()
+"""
+
+
+def test_an_artifact_is_built_by_one_process_alone(tmp_path):
+    """A mean over processes inside `run.make` would wait for processes that wait at its end."""
+    (tmp_path / "alone.py").write_text(ALONE)
+    launch(2, tmp_path / "alone.py", tmp_path / "out")
