@@ -84,8 +84,8 @@ def evaluate(predict: Callable, data, device="cpu", keep: int = 6, widths: Seque
 
 @torch.no_grad()
 def evaluate_many(predicts: dict[str, Callable], data, device="cpu", keep: int = 6, widths: Sequence[int] = (),
-                  indices: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, Evaluation]:
-    """`evaluate` for several predictors in one pass over the images; wrap in `Once` what they share."""
+                  indices: Sequence[int] | None = None, progress: Callable[[int, int, dict], None] | None = None) -> dict[str, Evaluation]:
+    """`evaluate` for several predictors in one pass over the images; wrap in `Once` what they share. progress: told (read, all, evaluations so far)."""
     indices = list(range(len(data))) if indices is None else [int(i) for i in indices]
     if not indices:
         raise ValueError("there is no image to evaluate on: the list of indices is empty")
@@ -117,7 +117,7 @@ def evaluate_many(predicts: dict[str, Callable], data, device="cpu", keep: int =
             flush()
         waiting.append((index, sample))
         if progress is not None:
-            progress(done + 1, len(indices))
+            progress(done + 1, len(indices), results)
     flush()
     for name, result in results.items():
         result.images_per_second = len(indices) / max(seconds[name], 1e-9)
@@ -351,9 +351,10 @@ def score(settings: Settings, methods: dict | None = None, say: Callable[[str], 
         say(f"{len(indices)} of {len(data)} images")
         began = time.time()
 
-        def progress(done, total):
+        def progress(done, total, so_far):
             if done * 10 // total > (done - 1) * 10 // total:
-                say(f"  {done}/{total} images, {time.time() - began:.0f} s")
+                reached = ", ".join(f"{name} {100 * r.confusion.miou():.2f}" for name, r in so_far.items() if r.confusion.counts.any())
+                say(f"  {done}/{total} images, {time.time() - began:.0f} s" + (f", mIoU so far: {reached}" if reached else ""))
 
         results, whole = evaluate_many(rows, data, device, settings.keep, settings.widths, indices, progress), {}
         show(results, say)

@@ -115,7 +115,10 @@ def test_rows_share_one_pass_and_count_the_same_as_alone():
     calls = []
     base = E.Once(lambda x: calls.append(len(x)) or oracle(x))
     rows = {"right": base, "wrong": lambda x: base(x)[:, [1, 0, 2]]}
-    results = E.evaluate_many(rows, data, widths=(1, 3), indices=[0, 2, 3])
+    told = []
+    results = E.evaluate_many(rows, data, widths=(1, 3), indices=[0, 2, 3],
+                              progress=lambda done, total, so_far: told.append((done, total, int(so_far["right"].confusion.counts.sum()))))
+    assert told == [(1, 3, 0), (2, 3, 8 * 8), (3, 3, 8 * 8 + 12 * 8)], "what is waiting for more of its size is not counted yet"
     assert sum(calls) == 3, "the network saw each image once"
     alone = E.evaluate(lambda x: oracle(x)[:, [1, 0, 2]], data, indices=[0, 2, 3])
     assert torch.equal(results["wrong"].confusion.counts, alone.confusion.counts) and alone.trimap is None
