@@ -568,5 +568,5 @@ def test_miniature_acceptance(tmp_path):
         counts = barm.learn(run, config.override(c, weight_positive=weight), task, present, f"{weight}-")[1]
         scores[weight] = incremental.run_scores(counts, task)
     run.close()
-    assert scores[1.0]["old"] > 65 and scores[1.0]["new"] > 20
-    assert scores[1.0]["new"] > scores[0.0]["new"] + 10
+    assert scores[1.0]["old"] > 75 and scores[1.0]["new"] > 40  # measured 80.9 and 51.9
+    assert scores[1.0]["new"] > scores[0.0]["new"] + 25  # measured 4.9 without
