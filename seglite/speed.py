@@ -13,18 +13,19 @@ parameters, multiply-adds, images per second, memory (seglite/networks.py compar
     python -m seglite.speed overhead method=deeplab            every stage: what Run.fit adds to a step
     python -m seglite.speed profile method=deeplab             every stage: which operations its step spends its time in
 
-overhead runs the stage's step by turns in Run.fit and in the shortest plain loop that trains alike (learning rate, step, backward, optimizer,
-averaged teacher), on the same ready batches; on a CPU the clock is the process's own, so other programs do not count.
+overhead takes a step in Run.fit and one in the shortest loop that trains alike (learning rate, step, backward, optimizer, averaged teacher) by turns,
+on the same ready batches, and reports the median difference; on a CPU the clock is the process's own, so other programs do not count.
 """
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -35,7 +36,7 @@ from seglite.run import Run, build_optimizer, learning_rate
 from seglite.train import METHODS, guarded
 
 STEPS = 12  # measured per stage, after two steps of warm-up
-ROUNDS = 5  # of STEPS steps in each loop, to find what Run.fit adds
+TURNS = 24  # steps in each loop, to find what Run.fit adds
 RIVALS = ("P2AT-S", "PSPNet-50", "DeepLabV3-50", "DeepLabV3+-MobileNetV2")  # networks.NETWORKS that a method's own is timed beside
 
 
@@ -97,8 +98,8 @@ class Ready:
         return self.batches[t % len(self.batches)]
 
 
-def plain_loop(model: torch.nn.Module, step: Callable, data: Ready, recipe, groups=None, ema=None) -> None:
-    """What one would write by hand: the same training as `Run.fit` without logs, checks, checkpoints, processes and mixed precision."""
+def plain_loop(model: torch.nn.Module, step: Callable, data: Ready, recipe, groups=None, ema=None) -> Iterator[None]:
+    """What one would write by hand, a step per turn: the training of `Run.fit` without logs, checks, checkpoints, processes and mixed precision."""
     model.train()
     optimizer = build_optimizer(model, recipe, groups)
     for t in range(recipe.steps):
@@ -113,40 +114,46 @@ def plain_loop(model: torch.nn.Module, step: Callable, data: Ready, recipe, grou
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:
             ema.update(model)
+        yield
 
 
 class OverheadRun(SpeedRun):
-    """A run that trains a few steps of every stage by turns in `Run.fit` and in `plain_loop`, and compares the milliseconds of a step."""
+    """A run that trains a few steps of every stage in `Run.fit`, with a step of `plain_loop` on a twin before each, and compares milliseconds."""
 
     def fit(self, name, model, step, data, recipe, groups=None, ema=None, **keywords):
-        recipe = dataclasses.replace(recipe, steps=STEPS + 3, micro_batch=0, amp="off", compile=False, channels_last=False, log_every=STEPS,
-                                     save_every=10**9, eval_every=0)  # one log line in STEPS steps: more often than a real run's one in 20
+        recipe = dataclasses.replace(recipe, steps=TURNS + 3, micro_batch=0, amp="off", compile=False, channels_last=False, save_every=10**9,
+                                     eval_every=0)
         ready = Ready(data, recipe.batch, 3)
+        ready.batches = [batch.to(self.device) for batch in ready.batches]
         model.to(self.device)
+        twin = copy.deepcopy(model)
+        own = dict(zip(map(id, model.parameters()), twin.parameters()))
+        twin_groups = groups and [{**group, "params": [own[id(p)] for p in group["params"]]} for group in groups]
+        by_hand = plain_loop(twin, step, ready, recipe, twin_groups, copy.deepcopy(ema))
         clock = time.perf_counter if self.device.startswith("cuda") else cpu_clock
-        marks: list[float] = []
+        ms: dict[str, list[float]] = {"plain": [], "fit": []}
+        left = None  # when the last turn of the plain loop was over, and Run.fit's step began
 
         def timed(network, batch, t):
+            nonlocal left
             synchronise(self.device)
-            marks.append(clock())
-            return step(network, batch.to(self.device), t)
+            entered = clock()
+            if left is not None:
+                ms["fit"].append(1000 * (entered - left))
+            next(by_hand)
+            synchronise(self.device)
+            left = clock()
+            ms["plain"].append(1000 * (left - entered))
+            return step(network, batch, t)
 
-        ms: dict[str, list[float]] = {"plain": [], "fit": []}
         self.quiet, quiet = True, self.quiet
-        for turn in range(ROUNDS):
-            for way in ("plain", "fit") if turn % 2 else ("fit", "plain"):  # what runs second finds warm caches
-                marks.clear()
-                if way == "plain":
-                    plain_loop(model, timed, ready, recipe, groups, ema)
-                else:
-                    Run.fit(self, f"{name}-{turn}", model, timed, ready, recipe, groups=groups, ema=ema, **keywords)
-                ms[way].append(1000 * (marks[-1] - marks[2]) / (len(marks) - 3))
+        trained = Run.fit(self, name, model, timed, ready, recipe, groups=groups, ema=ema, **keywords)
         self.quiet = quiet
-        added = statistics.median(f - p for f, p in zip(ms["fit"], ms["plain"]))
-        plain = statistics.median(ms["plain"])
+        added = statistics.median(f - p for f, p in list(zip(ms["fit"], ms["plain"]))[2:])  # the first two warm up
+        plain = statistics.median(ms["plain"][2:])
         self.rows.append({"stage": name, "batch": recipe.batch, "plain ms": plain, "Run.fit ms": plain + added, "added ms": added,
                           "added %": 100 * added / plain})
-        return model.eval()
+        return trained
 
     def report(self, predict, model=None, **content):
         """Nothing: only the stages are of interest."""
