@@ -2,6 +2,10 @@
 
 Trains three networks of `method=bas` (about two minutes: the plain classifier, masks judged by cross-entropy, BAS) in the folder, default
 runs/lesson-bas, or loads them from there.
+
+    python -m lessons.figures.make_bas voc runs/bas-voc ROOT
+
+draws bas_voc.png from the labels of a finished `until=labels` run on VOC. The photographs are not ours to copy: only our labels are shown.
 """
 import sys
 from pathlib import Path
@@ -12,8 +16,9 @@ from PIL import Image
 
 from seglite import config, suppression
 from seglite.charts import BODY, INK, MUTED, SMALL, Canvas
-from seglite.data import normalise
+from seglite.data import DELETED, IGNORE, normalise, open_data
 from seglite.localisation import box_of, component_boxes, largest_box
+from seglite.metrics import Confusion
 from seglite.papers import bas
 from seglite.pictures import scaled
 from seglite.run import Run
@@ -105,7 +110,30 @@ def observed(run, model) -> Image.Image:
     return sheet
 
 
-def main(folder: str = "runs/lesson-bas") -> None:
+def seeds_of_photographs(folder: Path, root: str, count: int = 5) -> Image.Image:
+    """Every kind of label of some training images, with its mean IoU over background and the image's classes."""
+    kinds = {f"{name}{' + CRF' if refine == 'crf' else ''}": folder / f"labels_{kind}_{refine}" for refine in ("none", "crf") for kind, name in bas.KINDS.items()}
+    kinds = {name: place for name, place in kinds.items() if place.exists()}
+    data = open_data(config.parse(["method=bas", "data=voc", f"root={root}"], {"bas": bas})[0], "train")
+    canvas = Canvas(120 + len(kinds) * (TILE + 10), 24 + count * (TILE + 26))
+    for column, name in enumerate(kinds):
+        canvas.text(120 + column * (TILE + 10), 2, name, SMALL, MUTED)
+    for row, index in enumerate(range(0, len(data), len(data) // count)[:count]):
+        truth, y = data.read(index, ("mask",))["mask"], 24 + row * (TILE + 26)
+        present = np.unique(truth[truth != IGNORE])
+        canvas.text(0, y + TILE / 2, ", ".join(data.classes[c] for c in present if c)[:18], SMALL, MUTED, "lm")
+        for column, place in enumerate(kinds.values()):
+            labels, x = np.array(Image.open(place / f"{data.name(index)}.png")), 120 + column * (TILE + 10)
+            tile(canvas, data.palette[labels], x, y)
+            iou = Confusion(data.classes).add(truth, np.where(labels >= DELETED, 0, labels)).iou()[present]
+            canvas.text(x + TILE / 2, y + TILE + 3, f"{100 * np.nanmean(iou):.0f}", SMALL, INK, "ma")
+    return canvas.done()
+
+
+def main(folder: str = "runs/lesson-bas", *voc: str) -> None:
+    if folder == "voc":
+        seeds_of_photographs(Path(voc[0]), voc[1]).quantize(64).save(HERE / "bas_voc.png", optimize=True)
+        return
     settings, _ = config.parse([f"out={folder}", "method=bas", "scenes.val_images=90"], {"bas": bas})
     run = Run(settings, supervision=bas.supervision(settings))
     models = networks(run)

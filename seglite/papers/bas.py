@@ -564,8 +564,8 @@ RECIPES = {
     },
     "small": {
         "task": "wsss", "net": "mobilenet_v2", "augment.long_side": 320, "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 224,
-        "new_lr_scale": 10.0, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 120, "classifier.batch": 8, "classifier.lr": 0.001,
-        "classifier.channels_last": True,
+        "new_lr_scale": 10.0, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 120, "classifier.batch": 8,
+        "classifier.lr": 0.001, "classifier.channels_last": True,
         "segmenter.steps": 200, "segmenter.batch": 8, "segmenter.lr": 0.02, "segmenter.channels_last": True, "test_flip": True,
     },
     "paper": {  # ResNet-50: VOC's tags, or with task=wsol a data set of one class per image with CUB's values; the other backbones: PUBLISHED
@@ -596,5 +596,5 @@ DEVIATIONS = (
     "Data: no reader for CUB, ILSVRC or OpenImages; task=wsol takes any data set with one tag per image. Images are classified from ten crops, localised from one.",
     "Segmentation: the random walk of IRN is not built; refine=sure gives IRN's training labels directly to the segmenter. Effect not measured.",
     "Segmentation: the plain classifier behind CAM, and the DeepLab v2 on top, are not in the authors' repository: same network without generator, IRN's "
-    "loss; the segmenter's recipe is our choice. Maps are averaged at the resolution of the first scale.",
+    "loss (size=small: the BAS network's own maps); the segmenter's recipe is our choice. Maps are averaged at the resolution of the first scale.",
 )

@@ -519,12 +519,14 @@ def test_a_run_ends_in_a_report_and_can_be_reopened(tmp_path, task, keys):
     assert (tmp_path / "run" / "bas" / "final.pt").stat().st_mtime_ns == before
 
 
-def test_seeds_alone_end_in_a_table_and_a_picture(tmp_path):
-    typed = tiny("bas", task="wsss", out=tmp_path / "run", until="labels", **{"scenes.two_share": 0.6})
+@pytest.mark.parametrize("one_network", [False, True])
+def test_seeds_alone_end_in_a_table_and_a_picture(tmp_path, one_network):
+    typed = tiny("bas", task="wsss", out=tmp_path / "run", until="labels", one_network=str(one_network).lower(), **{"scenes.two_share": 0.6})
     assert train.main(typed) == 0
     rows = json.loads((tmp_path / "run" / "result.json").read_text())["seeds"]
     assert list(rows) == ["CAM", "BAS masks", "CAM + BAS", "CAM + BAS + CRF", "CAM + CRF", "BAS masks + CRF"]
     assert all(0 < row["mIoU"] < 1 and row["background"] in bas.BACKGROUNDS for row in rows.values())
+    assert (tmp_path / "run" / "bas").exists() and (tmp_path / "run" / "cam").exists() != one_network
     assert (tmp_path / "run" / "labels.png").stat().st_size > 3000 and not (tmp_path / "run" / "segmenter").exists()
 
 
