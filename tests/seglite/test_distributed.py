@@ -20,9 +20,9 @@ from tests.seglite.test_run import losses, start, weights
 from tests.test_soak import shortened
 
 OWN = {"mixreorg": ["train.batch=8"]}  # four images make a mix, and a mix stays in one process
-# Stages whose step draws random numbers (views and places, hidden patches, Gumbel noise and permutations): each process draws its own, so
+# Stages whose step draws random numbers (dropout, views and places, hidden patches, Gumbel noise and permutations): each process draws its own, so
 # such a stage, and what is trained on its result, follows only roughly. Batches, crops and augmentation never depend on the process.
-DRAWING = {"marsstyle": {"backbone", "head", "segmenter"}, "mixreorg": {"model"}, "zeroseg": {"student"}}
+DRAWING = {"barm": {f"step{t}" for t in range(5)}, "marsstyle": {"backbone", "head", "segmenter"}, "mixreorg": {"model"}, "zeroseg": {"student"}}
 ROOT = Path(__file__).resolve().parents[2]
 
 
