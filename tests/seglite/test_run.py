@@ -22,7 +22,7 @@ TINY = Path(__file__).with_name("tiny.py")
 def start(out, *arguments, processes: int = 1, **environment) -> subprocess.CompletedProcess:
     launcher = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
                                                         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    return subprocess.run([*launcher, str(TINY), "method=tiny", f"out={out}", *arguments], capture_output=True, text=True, timeout=300,
+    return subprocess.run([*launcher, str(TINY), "method=tiny", f"out={out}", *arguments], capture_output=True, text=True, timeout=900,
                           env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
