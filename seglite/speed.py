@@ -124,7 +124,7 @@ class OverheadRun(SpeedRun):
         recipe = dataclasses.replace(recipe, steps=TURNS + 3, micro_batch=0, amp="off", compile=False, channels_last=False, save_every=10**9,
                                      eval_every=0)
         ready = Ready(data, recipe.batch, 3)
-        for batch in ready.batches:  # in the layout that Run.fit gives them: channels-last images alone would make a convolution's step a quarter faster
+        for batch in ready.batches:  # in the layout of Run.fit: channels-last images alone make a step of convolutions a quarter faster
             batch.update({k: v.to(self.device).contiguous() for k, v in batch.items() if isinstance(v, torch.Tensor)})
         model.to(self.device)
         twin = copy.deepcopy(model)
