@@ -1,6 +1,7 @@
 """The pictures of lessons 11 and 12: python -m lessons.figures.make_zeroseg [folder] writes contrastive_*.png and zeroseg_*.png beside this file.
 
 Trains the toy of `method=zeroseg` (some minutes) in the folder, default runs/lesson-zeroseg, or loads it from there; further arguments are keys.
+A claim's seed folder works too, with its keys and name=student_3 (the row with both losses).
 """
 import sys
 from pathlib import Path
@@ -27,8 +28,8 @@ def tile(canvas: Canvas, picture: np.ndarray, x: float, y: float, side: int = TI
     canvas.paste(Image.fromarray(scaled(np.ascontiguousarray(picture), (side, side), smooth=False)), x, y)
 
 
-def table_of_pairs(truth, teacher) -> Image.Image:
-    """Two ways to supervise: a fixed list of outputs, or which caption of the batch."""
+def table_of_pairs(truth, teacher, steps: int) -> Image.Image:
+    """Two ways to supervise: a fixed list of outputs, or which caption of the batch. steps: how long the tiny CLIP was trained."""
     side, count, left = 74, 5, 330
     chosen, used = [], set()
     for i in range(len(truth)):  # five pictures whose captions share no thing
@@ -38,6 +39,7 @@ def table_of_pairs(truth, teacher) -> Image.Image:
             used |= things
         if len(chosen) == count:
             break
+    count = len(chosen)
     samples = [truth.read(i, ("image", "text")) for i in chosen]
     image = F.normalize(teacher.images(np.stack([grid_views(s["image"], (1,), teacher.side)[0] for s in samples])), dim=1)
     text = F.normalize(teacher.texts([s["text"] for s in samples]), dim=1)
@@ -67,7 +69,7 @@ def table_of_pairs(truth, teacher) -> Image.Image:
             x, y = left + side * (j + 1), 118 + side * i
             canvas.box(x, y, side - 6, side - 6, fill="#%02x%02x%02x" % colour, outline=INK if i == j else None, radius=3)
             canvas.text(x + (side - 6) / 2, y + (side - 6) / 2, f"{cosine[i, j]:.2f}", BODY, "#ffffff" if share > 0.55 else INK, "mm", bold=i == j)
-    canvas.text(left, 118 + side * count + 8, "cosines of a tiny CLIP after 600 steps; framed: the right pairs", SMALL, MUTED)
+    canvas.text(left, 118 + side * count + 8, f"cosines of a tiny CLIP after {steps} steps; framed: the right pairs", SMALL, MUTED)
     return canvas.done()
 
 
@@ -157,14 +159,15 @@ def masks(truth, predict, indices) -> Image.Image:
 
 
 def main(folder: str = "runs/lesson-zeroseg", *keys: str) -> None:
-    settings, _ = config.parse(["method=zeroseg", f"out={folder}", *keys], {"zeroseg": Z})
+    name = next((key[5:] for key in keys if key.startswith("name=")), "student")
+    settings, _ = config.parse(["method=zeroseg", f"out={folder}", *(key for key in keys if not key.startswith("name="))], {"zeroseg": Z})
     run = Run(settings, supervision=Z.supervision(settings))
     teacher, truth = open_teacher(run), run.truth("val")
     views, words = Z.open_views(run, teacher), truth.classes[1:]
-    student = Z.fit_student(run, "student", teacher, settings, views)
+    student = Z.fit_student(run, name, teacher, settings, views)
     predict = Z.predictor(student, teacher, settings, words)
     two = [i for i in range(len(truth)) if len(np.unique(truth.read(i, ("mask",))["mask"])) >= 4]
-    for name, picture in (("contrastive_idea", table_of_pairs(truth, teacher)), ("zeroseg_problem", crops(truth, teacher, two[2])),
+    for name, picture in (("contrastive_idea", table_of_pairs(truth, teacher, settings.clip_train.steps)), ("zeroseg_problem", crops(truth, teacher, two[2])),
                           ("zeroseg_idea", idea(truth, teacher, two[2])), ("zeroseg_segments", matches(truth, teacher, student, two[2])),
                           ("zeroseg_masks", masks(truth, predict, two[2:7]))):
         picture.quantize(128).save(HERE / f"{name}.png", optimize=True)

@@ -322,12 +322,18 @@ def test_photographs_with_captions_run_through_the_same_path(data_root, tmp_path
     assert "no masks" in (tmp_path / "run" / "report.html").read_text()
 
 
+LARGER = {  # sixty-four pixels, ten things and four grounds: harder than the toy, and the world in which the floors below were measured
+    "scenes.classes": "ball,box,cone,ring,cross,star,kite,bar,moon,heart", "scenes.contexts": "grass,sand,water,brick", "scenes.size": 64,
+    "scenes.scale_min": 0.14, "scenes.scale_max": 0.25, "scenes.objects_max": 3, "scenes.val_images": 300, "image_size": 64, "groups": "16,6",
+    "clip_train.steps": 500, "clip_train.warmup": 60, "train.steps": 250, "train.batch": 64, "train.warmup": 60, "threads": 1}
+
+
 @pytest.mark.slow
-def test_the_toy_learns_and_the_whole_image_alone_does_not(tmp_path):
-    """Miniature acceptance: two rows of the claim, both losses against the whole image alone."""
+def test_a_student_learns_and_the_whole_image_alone_does_not(tmp_path):
+    """Miniature acceptance: both losses against the whole image alone."""
     found = {}
     for row, changes in (("both", {}), ("whole", {"distill_views": "whole", "weight_match": 0})):
-        keys = {"train.steps": 300, "train.warmup": 30, "threads": 1, **changes}
-        assert train.main(["method=zeroseg", f"out={tmp_path}/{row}", *(f"{k}={v}" for k, v in keys.items())], METHODS) == 0
+        assert train.main(["method=zeroseg", f"out={tmp_path}/{row}", *(f"{k}={v}" for k, v in {**LARGER, **changes}.items())], METHODS) == 0
         found[row] = json.loads((tmp_path / row / "result.json").read_text())["miou"]
+    # Measured on this seed: 0.092 and 0.061; one word everywhere scores about 0.02 over fourteen words.
     assert found["both"] > 0.075 and found["both"] > found["whole"] + 0.015, found
