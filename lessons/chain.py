@@ -5,7 +5,7 @@
     python -m lessons.chain threads=1 seeds=0,1,2
 
 One seed trains one set of unsupervised features, two classifiers and four segmenters; the settings are the toy's of `method=marsstyle`, and every
-key of it may be typed. Written to runs/claims/chain/; the recorded run is lessons/claims/chain/chain.json.
+key of it may be typed. Written to runs/claims/chain/.
 """
 import sys
 

@@ -227,7 +227,9 @@ def bas():
     from seglite import suppression as S
     from seglite.papers import bas as B
 
-    B.classify(S.build("small", "wsol", 3, S.SuppressionSettings()).eval(), torch.randn(2, 3, 32, 32), B.Settings(test_crop=24))
+    model, image = S.build("small", "wsol", 3, S.SuppressionSettings()).eval(), torch.randn(2, 3, 32, 32)
+    B.classify(model, image, B.Settings(test_crop=24))
+    S.heights(model, image, torch.rand(2, 32, 32) > 0.5, torch.tensor([0, 2]))
 
 
 def stego():
