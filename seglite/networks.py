@@ -10,6 +10,8 @@ turn in one process; on a CPU the clock is the process's own, so give threads=1 
 """
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from seglite.nets.resnet import resnet18, resnet34, resnet50, resnet101
 from seglite.nets.segmenters import DeepLabV2, DeepLabV3Mobile, DeepLabV3Plus, SmallUNet
 from seglite.nets.vgg import vgg16
 
+NOT_RUN = "not run here"
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "P2AT-S": lambda classes: P2AT(resnet18(classes=0), classes),
     "P2AT-M": lambda classes: P2AT(resnet34(classes=0), classes),
@@ -100,6 +103,11 @@ def ways(device: str, compiled: bool) -> list[str]:
     return found + (["bf16"] if device.startswith("cuda") else [])
 
 
+def cxx() -> str:
+    """The C++ compiler that torch.compile calls for CPU code."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
 def runner(model: nn.Module, image: torch.Tensor, way: str) -> Callable:
     """model(image) in one of the `ways`."""
     if way == "channels_last":
@@ -127,9 +135,13 @@ def rows(settings: Settings, device: str, networks: dict[str, Callable] = NETWOR
             table[name] = {"M params": count_parameters(model) / 1e6, "GMAC": multiply_adds(model, settings.size) / 1e9,
                            "peak MiB": peak_bytes(lambda: model(image), device) / 2**20, "folded": "yes" if folded else "no", "model": model}
     for way in ways(device, settings.compiled):
-        calls = {name: runner(row["model"], image, way) for name, row in table.items()}
-        for name, ms in interleaved(calls, settings.seconds, device=device).items() if calls else ():
-            table[name][f"img/s {way}"] = 1000 / ms
+        missing = way == "compiled" and not device.startswith("cuda") and not shutil.which(cxx())
+        if missing:
+            say(f"compiled: not run here, torch.compile needs a C++ compiler on a CPU and {cxx()} is not on the path (install one, or set CXX)")
+        calls = {name: runner(row["model"], image, way) for name, row in table.items()} if not missing else {}
+        found = interleaved(calls, settings.seconds, device=device) if calls else {}
+        for name, row in table.items():
+            row[f"img/s {way}"] = 1000 / found[name] if name in found else NOT_RUN
     for row in table.values():
         del row["model"]
     return table
@@ -163,7 +175,7 @@ MAPS = ((12, 15), (23, 30), (45, 60), (64, 128), (90, 120))  # 1/32 of 384 x 480
 
 
 def attention_rows(settings: Settings, device: str) -> dict[str, dict]:
-    """{"23x30": {"full MMAC": ..., "full ms": ..., "axial ...", "squeeze ..."}}: q, k and v given, nothing but attention."""
+    """{"23x30": {"full MMAC": ..., "full ms": ..., "full MiB": ..., "axial ...", "squeeze ..."}}: q, k and v given, nothing but attention."""
     heads, key, value, table = 8, 16, 32, {}
     for h, w in MAPS:
         q, k, v = (torch.randn(1, heads * c, h, w, device=device) for c in (key, key, value))
@@ -175,8 +187,9 @@ def attention_rows(settings: Settings, device: str) -> dict[str, dict]:
         if h * w > settings.full_up_to:
             del calls["full"]
         ms = interleaved(calls, settings.seconds / 4, warm_up=1, least=3, device=device)
+        memory = {kind: peak_bytes(call, device) / 2**20 for kind, call in calls.items()}
         table[f"{h}x{w}"] = {f"{kind} {what}": number for kind in pairs
-                             for what, number in (("MMAC", heads * (key + value) * pairs[kind] / 1e6), ("ms", ms.get(kind, "-")))}
+                             for what, number in (("MMAC", heads * (key + value) * pairs[kind] / 1e6), ("ms", ms.get(kind, "-")), ("MiB", memory.get(kind, "-")))}
     return table
 
 
@@ -191,7 +204,8 @@ def lines(table: dict[str, dict]) -> list[str]:
 def drawing(table: dict[str, dict], title: str):
     """The table, and speed against multiply-adds (log-log): a straight line if arithmetic were all."""
     columns = [c for c in next(iter(table.values())) if c != "folded"]
-    picture = charts.table(["network", *columns], [[name, *(round(row[c], 2) for c in columns)] for name, row in table.items()], title=title, width=1000)
+    shown = [[name, *(round(row[c], 2) if isinstance(row[c], float) else row[c] for c in columns)] for name, row in table.items()]
+    picture = charts.table(["network", *columns], shown, title=title, width=1000)
     points = {(row["GMAC"], row["img/s eager"]): name for name, row in table.items()}
     chart = charts.scatter({"eager, batch 1": list(points)}, x="GMAC per image", y="images per second", size=(1000, 460), log_x=True, log_y=True, names=points)
     return pictures.stack([picture, chart], gap=24)

@@ -1,13 +1,14 @@
 """The pictures of lesson 06: python -m lessons.figures.make_p2at writes lessons/figures/p2at_*.png.
 
-Times in `COST` are those of `python -m seglite.networks only=none attention=true threads=1`.
+Times in `COST` are those of `python -m seglite.networks only=none attention=true threads=1`; `STREET` is table D of
+`python -m seglite.claims method=p2at threads=1 seeds=0,1`.
 """
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from seglite.charts import BODY, INK, LINES, MUTED, RULE, SMALL, Canvas, line_chart
+from seglite.charts import BODY, INK, LINES, MUTED, RULE, SMALL, Canvas, line_chart, scatter
 from seglite.data.scenes import Scenes, ScenesSettings
 from seglite.pictures import colourise
 
@@ -17,6 +18,11 @@ COST = {  # CPU milliseconds, one thread, 8 heads of 16 and 32 channels; None: n
     "full: N x N": (0.91, 9.14, 132.73, None, None),
     "axial: N (h + w)": (1.4, 2.68, 20.12, 81.51, 118.88),
     "squeezed: h x h + w x w": (0.72, 1.17, 3.6, 8.2, 6.33),
+}
+
+STREET = {  # CPU milliseconds, mIoU; means of the two seeds
+    "feature pyramid": (4.9, 57.2), "no context": (6.1, 49.2), "bins": (6.7, 51.9), "P2AT-S": (10.1, 46.7),
+    "PSPNet-18, stride 8": (4.0, 52.1), "PSPNet-50, stride 8": (9.1, 50.2), "DeepLabV3-50, stride 8": (8.6, 48.9),
 }
 
 
@@ -98,8 +104,15 @@ def cost() -> Image.Image:
                       log_x=True, log_y=True, markers=True)
 
 
+def street() -> Image.Image:
+    """Accuracy against speed of the narrow networks on the drawn street."""
+    points = {name: (1000 / ms, miou) for name, (ms, miou) in STREET.items()}
+    groups = {"P2AT, parts of it": [p for name, p in points.items() if "stride 8" not in name], "heavy rivals": [p for name, p in points.items() if "stride 8" in name]}
+    return scatter(groups, x="images of 96 x 128 per second, one thread", y="mIoU, percent", size=(820, 400), log_x=True, names={p: n for n, p in points.items()})
+
+
 if __name__ == "__main__":
-    for draw in (problem, worlds, idea, cost):
+    for draw in (problem, worlds, idea, cost, street):
         path = HERE / f"p2at_{draw.__name__}.png"
         draw().quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
         print(path.name, path.stat().st_size, "bytes")

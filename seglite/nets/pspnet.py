@@ -57,12 +57,15 @@ class PSPNet(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """Body, ASPP (1x1, three rates, image pooling), 3x3, classifier; at ResNet-50 and 21 classes torchvision's deeplabv3_resnet50."""
+    """Body, ASPP (1x1, three rates, image pooling), 3x3, classifier; at ResNet-50 and 21 classes torchvision's deeplabv3_resnet50.
 
-    def __init__(self, body: nn.Module, classes: int, width: int = 256, dropout: float = 0.5):
+    rates: None takes the paper's for the body's stride. They suit maps of 65 x 65; on a map smaller than a rate that filter is a 1x1.
+    """
+
+    def __init__(self, body: nn.Module, classes: int, width: int = 256, dropout: float = 0.5, rates: tuple[int, ...] | None = None):
         super().__init__()
         self.backbone = body
-        aspp = ASPP(body.channels[-1], width, RATES[body.strides[-1]], "concat", dropout=dropout)
+        aspp = ASPP(body.channels[-1], width, rates or RATES[body.strides[-1]], "concat", dropout=dropout)
         self.classifier = nn.Sequential(aspp, *conv_bn_relu(width, width), nn.Conv2d(width, classes, 1))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

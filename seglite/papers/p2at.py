@@ -21,7 +21,7 @@ B batch, K classes, H W image, h w feature map, N = h*w positions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ from seglite.losses import cross_entropy, ohem_cross_entropy
 from seglite.measure import interleaved, multiply_adds
 from seglite.nets.layers import count_parameters
 from seglite.nets.p2at import P2A2, P2AT, auxiliary
-from seglite.nets.pspnet import BinPooling, PSPNet
+from seglite.nets.pspnet import BinPooling, DeepLabV3, PSPNet
 from seglite.nets.resnet import resnet18, resnet34, resnet50
 from seglite.nets.segmenters import conv_bn_relu
 from seglite.nets.weights import load_weights
@@ -51,8 +51,12 @@ PUBLISHED = {"S": (1e-3, 0.4), "M": (4e-3, 0.4), "L": (4e-3, 1.0)}  # train.lr a
 class Settings(Config):
     variant: Literal["S", "M", "L"] = "S"
     """body: ResNet-18, -34 or -50 (released model builder)"""
-    net: Literal["p2at", "pspnet"] = "p2at"
-    """pspnet: the same body at stride 8 under PSPNet's pooling, trained alike; the slow rival of the claim"""
+    net: Literal["p2at", "pspnet", "deeplabv3"] = "p2at"
+    """pspnet, deeplabv3: the variant's body at stride 8 under PSPNet's pooling or DeepLab v3's ASPP, trained alike; the heavy rivals of the claim"""
+    rates: tuple[int, ...] = (12, 24, 36)
+    """deeplabv3: dilations of the ASPP. Paper: 12,24,36 for maps of 65 x 65; small maps need smaller ones"""
+    short_sighted: bool = False
+    """p2at in miniatures: four convolutions that see 19 pixels in place of the ResNet, so that all else must come through context and decoder"""
     body_width: int = 64
     """channels after the body's stem. ResNet: 64"""
     channels: int = 64
@@ -91,6 +95,12 @@ class Settings(Config):
     """longer side of an image, pixels, before random scaling in training and in tests. Configs: 960; 0: as it is"""
     window: tuple[int, ...] = ()
     """height,width of the training crop. Configs: 720,960; empty: no crop"""
+    probe_steps: int = field(default=120, metadata={"least": 1})
+    """claims: steps of every network in the worlds axial and nearer, 12 pictures each"""
+    street_steps: int = field(default=150, metadata={"least": 1})
+    """claims: steps of every network on the street"""
+    ablations: bool = False
+    """claims: also P2AT put together part by part, the released code's pyramid, and full attention on the street"""
     select_on: str = ""
     """split of camvid whose mIoU picks the weights among train.eval_every validations; empty: the last. The authors' loop picks on test (deviation 5)"""
 
@@ -103,14 +113,35 @@ def supervision(config: Settings) -> tuple[str, ...]:
 # ---- network ----------------------------------------------------------------------------------------------------------------------------
 
 
+class ShortSighted(nn.Module):
+    """A body for miniatures: maps at strides 4, 8, 8 and 8 whose pixels have seen 19 pixels of the image, by four convolutions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.channels, self.strides = (width, 2 * width, 2 * width, 2 * width), (4, 8, 8, 8)
+        self.stem = nn.Sequential(conv_bn_relu(3, width, stride=2), conv_bn_relu(width, width), conv_bn_relu(width, width, stride=2))
+        self.coarse, self.third, self.fourth = conv_bn_relu(width, 2 * width, stride=2), *(conv_bn_relu(2 * width, 2 * width, 1) for _ in range(2))
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """image: [B, 3, H, W] -> maps [B, channels[i], H / strides[i], W / strides[i]]."""
+        x1 = self.stem(image)  # [B, C, H/4, W/4]
+        x2 = self.coarse(x1)  # [B, 2*C, H/8, W/8]
+        x3 = self.third(x2)  # [B, 2*C, H/8, W/8]
+        return [x1, x2, x3, self.fourth(x3)]
+
+
 def build(config: Settings, classes: int, say: Callable = print) -> nn.Module:
     """The network of the settings, its body started from weights= where given (layer4 may be missing from the file)."""
-    stride = 8 if config.net == "pspnet" else 32
-    body = BODIES[config.variant](classes=0, width=config.body_width, output_stride=stride)
+    stride = 32 if config.net == "p2at" else 8
+    body = ShortSighted(config.body_width) if config.short_sighted else BODIES[config.variant](classes=0, width=config.body_width, output_stride=stride)
+    if config.short_sighted and (config.weights or config.net != "p2at"):
+        raise ValueError(f"short_sighted=true is a body for net=p2at without weights; got net={config.net} weights={config.weights}")
     if config.weights:
         load_weights(body, config.weights, partial=("fc.", "layer4."), say=say)
     if config.net == "pspnet":
         return PSPNet(body, classes, body.channels[-1] // 4)
+    if config.net == "deeplabv3":
+        return DeepLabV3(body, classes, body.channels[-1] // 8, rates=config.rates)  # 256 of 2048 at full width
     return P2AT(body, classes, config.channels, config.context, config.fusion, config.gce, config.dead_taps, config.boundary, config.layers,
                 heads=config.heads, key=config.key, value=config.value, attention=config.attention, pooling=config.pooling, branches=config.branches)
 
@@ -291,23 +322,38 @@ MODULES = {  # at 16 x 16 positions of 48 channels
     "axial x 2": lambda: attention_twice("axial"),
     "full x 2": lambda: attention_twice("full"),
 }
-ROAD = {  # the network on scenes.world=road; the first row is what the others are compared with
+CONTEXTS = {  # the whole network behind a body that sees 19 pixels, scenes.world=axial: everything from afar must come through the context block or the decoder
+    "no context": {"context": "none"},
+    "bins (PSPNet)": {"context": "bins"},
+    "P2AT": {},
+    "full attention": {"attention": "full"},
+}
+ROAD = {  # bodies as published but narrow, scenes.world=road; the first row is what the others are compared with
     "feature pyramid, no context": {"context": "none", "fusion": "sum", "gce": False},
-    "+ attention without pyramid pooling": {"pooling": "none", "fusion": "sum", "gce": False},
-    "+ pyramid pooling": {"fusion": "sum", "gce": False},
-    "+ BiF": {"gce": False},
-    "+ GCE = P2AT": {},
+    "P2AT, no context": {"context": "none"},
+    "P2AT, bins for attention": {"context": "bins"},
+    "P2AT-S": {},
+    "PSPNet-18, stride 8": {"net": "pspnet"},
+    "PSPNet-50, stride 8": {"net": "pspnet", "variant": "L"},
+    "DeepLabV3-50, stride 8": {"net": "deeplabv3", "variant": "L"},
+}
+PARTS = {  # with ablations=true: from the feature pyramid to P2AT part by part, the pyramid of the released code, full attention
+    "feature pyramid + attention without pyramid pooling": {"pooling": "none", "fusion": "sum", "gce": False},
+    "feature pyramid + P2A2": {"fusion": "sum", "gce": False},
+    "feature pyramid + P2A2 + BiF": {"gce": False},
     "P2AT, pyramid as released": {"pooling": "as_released"},
     "P2AT, full attention": {"attention": "full"},
-    "P2AT, bins for attention": {"context": "bins"},
-    "P2AT, no context": {"context": "none"},
-    "PSPNet, stride 8": {"net": "pspnet"},
 }
-AXIAL, NEARER, STREET = "A. Answers on the borders (axial)", "B. The nearer of two in the same row (nearer)", "C. The network on a street (road)"
+NARROW = {"body_width": 8, "channels": 16, "train__channels_last": True}  # half the width of size=toy: all networks of C and D
+PUBLISHED_WIDTH = {"body_width": 64, "channels": 64, "heads": 8, "key": 16, "value": 32, "rates": (12, 24, 36)}
+HEAVY = ("PSPNet-50, stride 8", "DeepLabV3-50, stride 8")
+AXIAL, NEARER = "A. A small network, answers on the borders (axial)", "B. A small network, the nearer of two in the same row (nearer)"
+WHOLE_AXIAL, STREET = "C. P2AT short-sighted, answers on the borders (axial)", "D. Whole networks on a street (road)"
+FULL_WIDTH = "E. At full width, one image of 180 x 240"
 
 
 def claim(run) -> dict:
-    """One seed of three tables: what each context module can see in two worlds made for that, and the network's parts on a street."""
+    """One seed of five tables: what context modules see in two worlds made for that, alone and inside P2AT; whole networks on a street; their speed."""
     opened: dict = {}
 
     def data(world: str, split: str):
@@ -319,7 +365,7 @@ def claim(run) -> dict:
         return run.make(f"{name}_miou", lambda: 100 * evaluate(lambda x: model(x), data(world, "val"), run.device, keep=0).confusion.miou())
 
     def probe(world: str, label: str) -> tuple[nn.Module, dict]:
-        config = override(run.config, scenes__world=world, train__steps=run.config.train.steps // 2, train__batch=12)
+        config = override(run.config, train__steps=run.config.probe_steps, train__batch=12)
         torch.manual_seed(config.seed)
         name = f"{world}_{list(MODULES).index(label)}"
         model = Probe(MODULES[label](), len(data(world, "val").classes))
@@ -327,50 +373,74 @@ def claim(run) -> dict:
         model = run.fit(name, model, lambda net, batch, t: {"final": cross_entropy(net(batch["image"]), batch["mask"])}, batches, config.train)
         return model, {"mIoU": score(name, model, world), "module k": count_parameters(model.context) / 1e3}
 
-    def street(label: str, keys: dict) -> tuple[nn.Module, dict]:
-        config = override(run.config, scenes__world="road", **keys)
-        name = f"road_{list(ROAD).index(label)}"
-        model = fit(run, name, config, data("road", "train"))
+    def whole(world: str, label: str, keys: dict) -> tuple[nn.Module, dict]:
+        config = override(run.config, scenes__world=world, **NARROW, **keys)
+        name = f"{world}_{label}"
+        model = fit(run, name, config, data(world, "train"))
         heads = auxiliary(model) if config.net == "p2at" else 0
-        return model, {"mIoU": score(name, model, "road"), "MMAC": multiply_adds(model, (96, 128)) / 1e6, "params k": (count_parameters(model) - heads) / 1e3}
+        return model, {"mIoU": score(name, model, world), "MMAC": multiply_adds(model, data(world, "val").read(0)["image"].shape[:2]) / 1e6,
+                       "params k": (count_parameters(model) - heads) / 1e3}
 
-    def timed(name: str, rows: dict, size: tuple[int, int]) -> dict:
-        """Milliseconds per image of all rows, in turn."""
-        calls = {label: (lambda m=model, x=torch.zeros(1, 3, *size, device=run.device): m(x)) for label, (model, _) in rows.items()}
-        found = run.make(name, lambda: interleaved(calls, seconds=1.0, device=run.device))
+    def timed(name: str, rows: dict[str, tuple[nn.Module, dict]], size: tuple[int, int]) -> dict:
+        """Milliseconds per image of all rows, in turn, channels last."""
+        last = torch.channels_last
+        image = torch.zeros(1, 3, *size, device=run.device).contiguous(memory_format=last)
+        calls = {label: lambda m=model.to(memory_format=last): m(image) for label, (model, _) in rows.items()}
+        found = run.make(name, lambda: interleaved(calls, seconds=0.4, device=run.device))
         return {label: row | {"ms": found[label]} for label, (_, row) in rows.items()}
 
-    tables = {AXIAL: timed("axial_ms", {label: probe("axial", label) for label in MODULES}, (64, 64)),
-              NEARER: timed("nearer_ms", {label: probe("nearer", label) for label in list(MODULES)[1:4]}, (64, 64)),
-              STREET: timed("road_ms", {label: street(label, keys) for label, keys in ROAD.items()}, (96, 128))}
-    return tables
+    def full_width(label: str) -> tuple[nn.Module, dict]:
+        model = build(override(run.config, **PUBLISHED_WIDTH, **ROAD[label]), 11).to(run.device).eval()
+        heads = auxiliary(model) if label not in HEAVY else 0
+        return model, {"GMAC": multiply_adds(model, (180, 240)) / 1e9, "params M": (count_parameters(model) - heads) / 1e6}
+
+    names = {label: f"part{i}" for i, label in enumerate((*ROAD, *PARTS))}
+    rows = ROAD | (PARTS if run.config.ablations else {})
+    short = {"short_sighted": True, "train__steps": run.config.probe_steps, "train__batch": 12}
+    street = {"train__steps": run.config.street_steps}
+    return {AXIAL: timed("axial_ms", {label: probe("axial", label) for label in MODULES}, (64, 64)),
+            NEARER: timed("nearer_ms", {label: probe("nearer", label) for label in list(MODULES)[1:4]}, (64, 64)),
+            WHOLE_AXIAL: timed("short_ms", {label: whole("axial", f"short{i}", short | keys) for i, (label, keys) in enumerate(CONTEXTS.items())}, (64, 64)),
+            STREET: timed("road_ms", {label: whole("road", names[label], street | keys) for label, keys in rows.items()}, (96, 128)),
+            FULL_WIDTH: timed("full_width_ms", {label: full_width(label) for label in ("P2AT-S", *HEAVY)}, (180, 240))}
 
 
-def gap(table: dict, row: str, other: str, metric: str = "mIoU") -> float:
-    return table[row][metric] - table[other][metric]
+def gap(table: dict, row: str, *others: str) -> float:
+    """By how much the row's mIoU exceeds the best of the others."""
+    return table[row]["mIoU"] - max(table[other]["mIoU"] for other in others)
 
 
-SQUEEZE, FULL, WHOLE = "squeeze-axial x 2 (P2AT)", "full x 2", "+ GCE = P2AT"
+def slower(table: dict, row: str, *others: str) -> float:
+    """The fastest of the others takes this many times as long as the row."""
+    return min(table[other]["ms"] for other in others) / table[row]["ms"]
+
+
+CONVOLUTIONS, BINS, SQUEEZE, ALONG_AXES, FULL = MODULES
 CLAIM = {
-    "title": "P2AT in miniature: three drawn worlds, width 16",
+    "title": "P2AT in miniature: three drawn worlds, narrow networks",
     "paper": {"CamVid": "test mIoU S 80.5, M 81.0, L 81.1 at 720 x 960 (Cityscapes pre-training; the released loop selects on test)",
               "Cityscapes": "M 78.7"},
+    "headline": (WHOLE_AXIAL, "mIoU", tuple(CONTEXTS)),
     "statements": {
-        "squeeze-axial attention sees what convolutions and bins do not: 10 points above both (world axial)":
-            lambda t: min(gap(t[AXIAL], SQUEEZE, "two 3x3 convolutions"), gap(t[AXIAL], SQUEEZE, "pooling in bins (PSPNet)")) >= 10,
-        "its averages lose which of two is nearer: axial attention is at least 3 points above it (world nearer)":
-            lambda t: gap(t[NEARER], "axial x 2", SQUEEZE) >= 3,
-        "it costs less time than full attention (world axial)": lambda t: t[AXIAL][SQUEEZE]["ms"] < t[AXIAL][FULL]["ms"],
-        "P2AT beats the feature pyramid without context (road, mIoU)": lambda t: gap(t[STREET], WHOLE, "feature pyramid, no context") > 0,
-        "P2AT's context beats bins in its place (road, mIoU)": lambda t: gap(t[STREET], WHOLE, "P2AT, bins for attention") > 0,
-        "P2AT is at least three times as fast as PSPNet at stride 8 (road)": lambda t: t[STREET]["PSPNet, stride 8"]["ms"] >= 3 * t[STREET][WHOLE]["ms"],
-        "... and not worse (road, mIoU)": lambda t: gap(t[STREET], WHOLE, "PSPNet, stride 8") >= 0,
+        "squeeze-axial attention sees what convolutions and bins do not: 10 points above both (A)": lambda t: gap(t[AXIAL], SQUEEZE, CONVOLUTIONS, BINS) >= 10,
+        "it costs less time than full attention (A)": lambda t: slower(t[AXIAL], SQUEEZE, FULL) > 1,
+        "its averages lose which of two is nearer: axial attention is at least 3 points above it (B)": lambda t: gap(t[NEARER], ALONG_AXES, SQUEEZE) >= 3,
+        "inside P2AT the context block is worth 10 points over none and over bins (C)": lambda t: gap(t[WHOLE_AXIAL], "P2AT", "no context", "bins (PSPNet)") >= 10,
+        "... and within 2 points of full attention (C)": lambda t: gap(t[WHOLE_AXIAL], "P2AT", "full attention") >= -2,
+        "on a street P2AT beats the feature pyramid without context (D, mIoU)": lambda t: gap(t[STREET], "P2AT-S", "feature pyramid, no context") > 0,
+        "... and itself without context (D, mIoU)": lambda t: gap(t[STREET], "P2AT-S", "P2AT, no context") > 0,
+        "... and itself with bins in place of attention (D, mIoU)": lambda t: gap(t[STREET], "P2AT-S", "P2AT, bins for attention") > 0,
+        "trained alike it is not worse than PSPNet-50 and DeepLabV3-50 (D, mIoU)": lambda t: gap(t[STREET], "P2AT-S", *HEAVY) >= 0,
+        "at full width it is at least three times as fast as both (E)": lambda t: slower(t[FULL_WIDTH], "P2AT-S", *HEAVY) >= 3,
+        "in the miniature it is at least three times as fast as both (D)": lambda t: slower(t[STREET], "P2AT-S", *HEAVY) >= 3,
+        "... and as PSPNet on its own ResNet-18 (D)": lambda t: slower(t[STREET], "P2AT-S", "PSPNet-18, stride 8") >= 3,
+        "... and not worse than that (D, mIoU)": lambda t: gap(t[STREET], "P2AT-S", "PSPNet-18, stride 8") >= 0,
     },
 }
 
 RECIPES = {
     "toy": {
-        "body_width": 16, "channels": 32, "heads": 4, "key": 8, "value": 16, "scenes.world": "road", "scenes.train_images": 800,
+        "body_width": 16, "channels": 32, "heads": 4, "key": 8, "value": 16, "rates": (2, 4, 6), "scenes.world": "road", "scenes.train_images": 800,
         "scenes.val_images": 120, "train.steps": 300, "train.batch": 6, "train.optimizer": "adam", "train.lr": 3e-3, "train.weight_decay": 0.0,
     },
     "small": {
@@ -385,7 +455,7 @@ RECIPES = {
 
 DEVIATIONS = (
     "The released pyramid is [p1, p1, p3] and its grouped convolution reads three neighbouring channels of that list; pooling=interleaved gives every group "
-    "p1, p2 and p3 of one channel, which the names in the code suggest. Table C of the claim compares them; not measured yet.",
+    "p1, p2 and p3 of one channel, which the names in the code suggest. claims with ablations=true compares them on the street; not recorded yet.",
     "GCE's 3x3 and 7x7 convolutions act on 1x1 maps; we keep their centre taps (0.46 M parameters fewer, the same function; tested). dead_taps=true keeps all.",
     "The released loop expects PIDNet's boundary map as last output, the released heads give a second class map there and the loop fails. Default: cross-"
     "entropy on both auxiliary maps; boundary=true: a one-channel head and PIDNet's two terms, with edges where labels change (not Sobel of class numbers) "

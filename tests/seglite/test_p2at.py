@@ -17,6 +17,7 @@ from seglite.nets.fold import fold_batch_norm
 from seglite.nets.layers import count_parameters
 from seglite.nets.pspnet import BinPooling, DeepLabV3, PSPNet
 from seglite.nets.resnet import resnet18, resnet34, resnet50
+from seglite.networks import NETWORKS
 from seglite.papers import p2at
 from seglite.run import Run
 from seglite.train import main
@@ -219,6 +220,29 @@ def test_any_size_every_gradient(size, keys):
     dead = [name for name, p in model.named_parameters() if p.grad is None]
     assert dead == []
     assert model.eval()(torch.randn(1, 3, *size)).shape == (1, 5, *size)
+
+
+def test_the_short_sighted_body_sees_19_pixels():
+    """Impulse response of each map, so that whatever the claim's table C shows from further away came through context or decoder."""
+    body = by_name(p2at.ShortSighted(4))
+    image = torch.randn(1, 3, 64, 64).requires_grad_()
+    for x, stride, sees in zip(body.features(image), body.strides, (11, 19, 19, 19)):
+        assert x.shape[-2:] == (64 // stride, 64 // stride)
+        grad = torch.autograd.grad(x[0, :, 32 // stride, 32 // stride].square().sum(), image, retain_graph=True)[0].abs().sum((0, 1))
+        rows = grad.sum(1).nonzero().flatten()
+        assert rows.max() - rows.min() + 1 == sees
+    with pytest.raises(ValueError, match="short_sighted"):
+        p2at.build(parse("short_sighted=true", "net=pspnet"), 5)
+
+
+def test_the_rivals_are_the_networks_of_the_table():
+    """net= and variant= build what seglite.networks times, and at toy width the same network narrow."""
+    for name, keys in (("PSPNet-50", ["net=pspnet"]), ("DeepLabV3-50", ["net=deeplabv3", "rates=12,24,36"])):
+        with torch.device("meta"):
+            ours, listed = p2at.build(parse("variant=L", "body_width=64", *keys), 11), NETWORKS[name](11)
+        assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {k: tuple(v.shape) for k, v in listed.state_dict().items()}
+    narrow = p2at.build(parse("net=deeplabv3", "variant=L", "body_width=8"), 5)
+    assert [conv[0].dilation[0] for conv in narrow.classifier[0].convs[1:4]] == [2, 4, 6] and narrow.classifier[0].convs[0][0].out_channels == 32
 
 
 def test_bfloat16_autocast():
@@ -425,15 +449,17 @@ def test_imagenet_body_and_camvid_frames(data_root, tmp_path):
 
 @pytest.mark.slow
 def test_every_row_of_the_claim_exists(tmp_path):
-    """Two steps per row: three tables with the metrics that the statements read, and costs that order as arithmetic does."""
-    config = parse(f"out={tmp_path}", "threads=1", "train.steps=2", "train.batch=2", "scenes.train_images=8", "scenes.val_images=2")
+    """Two steps per row: five tables with the metrics that the statements read, and costs that order as arithmetic does."""
+    config = parse(f"out={tmp_path}", "threads=1", "train.steps=2", "train.batch=2", "probe_steps=2", "street_steps=2", "ablations=true", "scenes.train_images=24", "scenes.val_images=2")
     run = Run(config, quiet=True)
     try:
         tables = p2at.claim(run)
     finally:
         run.close()
-    assert list(tables) == [p2at.AXIAL, p2at.NEARER, p2at.STREET] and list(tables[p2at.STREET]) == list(p2at.ROAD)
+    assert list(tables) == [p2at.AXIAL, p2at.NEARER, p2at.WHOLE_AXIAL, p2at.STREET, p2at.FULL_WIDTH]
+    assert list(tables[p2at.STREET]) == [*p2at.ROAD, *p2at.PARTS] and list(tables[p2at.WHOLE_AXIAL]) == list(p2at.CONTEXTS)
     assert {type(holds(tables)) for holds in p2at.CLAIM["statements"].values()} == {bool}
-    street = tables[p2at.STREET]
-    assert street["+ GCE = P2AT"]["MMAC"] < street["P2AT, full attention"]["MMAC"] < street["PSPNet, stride 8"]["MMAC"]
-    assert street["feature pyramid, no context"]["params k"] < street["+ GCE = P2AT"]["params k"]
+    street, wide = tables[p2at.STREET], tables[p2at.FULL_WIDTH]
+    assert street["P2AT-S"]["MMAC"] < street["P2AT, full attention"]["MMAC"] < street["PSPNet-18, stride 8"]["MMAC"] < street["PSPNet-50, stride 8"]["MMAC"]
+    assert street["feature pyramid, no context"]["params k"] < street["P2AT, no context"]["params k"] < street["P2AT-S"]["params k"]
+    assert abs(wide["P2AT-S"]["params M"] - 12.28) < 0.01 and wide["P2AT-S"]["GMAC"] < 3 < 25 < wide["DeepLabV3-50, stride 8"]["GMAC"] < wide["PSPNet-50, stride 8"]["GMAC"]

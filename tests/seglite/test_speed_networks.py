@@ -66,6 +66,14 @@ def test_the_command_writes_table_and_picture(tmp_path, capsys):
     assert networks.main(["only=PSP", f"out={tmp_path}"]) == 2 and "PSPNet-50" in capsys.readouterr().err
 
 
+def test_without_a_compiler_the_table_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert networks.main(["size=64,96", "only=SmallUNet", "seconds=0", f"out={tmp_path}", "compiled=true", "device=cpu"]) == 0
+    row = json.loads((tmp_path / "networks.json").read_text())["networks"]["SmallUNet"]
+    assert row["img/s compiled"] == "not run here" and row["img/s eager"] > 0 and (tmp_path / "networks.png").stat().st_size > 3000
+    assert "no-such-compiler is not on the path" in capsys.readouterr().out
+
+
 def test_every_network_of_the_list_is_counted():
     """Each builds and answers at 65 x 97 with 7 classes; weights are left as memory happens to be."""
     for name, build in networks.NETWORKS.items():
@@ -79,6 +87,7 @@ def test_attention_alone(monkeypatch):
     monkeypatch.setattr(networks, "MAPS", ((12, 15), (23, 30)))
     table = networks.attention_rows(networks.Settings(seconds=0, full_up_to=200), "cpu")
     assert [round(table["12x15"][f"{kind} MMAC"], 2) for kind in ("full", "axial", "squeeze")] == [12.44, 1.87, 0.14]
+    assert table["12x15"]["full MiB"] > 2 * table["12x15"]["squeeze MiB"] > 0 and table["23x30"]["full MiB"] == "-"
     assert round(table["23x30"]["full MMAC"]) == 183 and table["23x30"]["full ms"] == "-" and table["12x15"]["full ms"] > 0 and table["23x30"]["axial ms"] > 0
 
 
