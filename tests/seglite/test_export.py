@@ -11,7 +11,9 @@ from torch import nn
 
 from seglite import export as X
 from seglite import train
-from seglite.evaluate import multi_scale
+from seglite.data import normalise
+from seglite.data.voc import Voc, read_image, read_mask
+from seglite.evaluate import multi_scale, open_predictor
 from seglite.reopen import open_run
 from tests.seglite.tiny import METHODS
 
@@ -109,6 +111,23 @@ def test_networks_are_found_wherever_a_predictor_keeps_them():
     assert X.modules_of(torch.no_grad()(lambda x: a(x))) == [a]
     assert X.modules_of(Holder()) == [b]
     assert X.modules_of([b, b[0]]) == [b]  # what is inside another is not listed again
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_published_deeplab_gives_its_numbers_from_an_archive(tmp_path, data_root):
+    """Real weights: scores of a photograph from the reloaded file and from the predictor, and the labels that the weights are known for."""
+    weights, photo = data_root / "weights/deeplabv3_mobilenetv2_voc.pth", data_root / "densecrf/deeplab_voc/image/2007_000129.jpg"
+    image = read_image(photo)
+    settings = X.Settings(model="deeplabv3_mobilenetv2", weights=str(weights), out=str(tmp_path / "d.pt2"), height=image.shape[0], width=image.shape[1])
+    X.export(settings, say=lambda _: None)
+    predict, _, device, close = open_predictor(settings)
+    got = torch.export.load(tmp_path / "d.pt2").module()(torch.from_numpy(image).movedim(-1, 0)[None].contiguous())
+    expected = predict(normalise(image[None], Voc))
+    close()
+    assert (got - expected).abs().max() <= X.ALIKE * expected.abs().max() and got.shape == (1, 21, *image.shape[:2])
+    truth = read_mask(data_root / "densecrf/deeplab_voc/gt/2007_000129.png", 21)
+    assert (got.argmax(1)[0].numpy() == truth)[truth != 255].mean() > 0.85
 
 
 def test_the_command(finished, tmp_path, capsys):
