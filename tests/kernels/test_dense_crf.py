@@ -71,11 +71,19 @@ def poisoned(monkeypatch):
 @pytest.mark.parametrize("cull", [None, 40.0], ids=["all", "culled"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_message_against_the_formula(shape, path, cull, poisoned):
+def test_message_into_poisoned_memory_against_the_formula(shape, path, cull, poisoned):
     features, values = message_inputs(*shape)
     expected = gaussian_message_reference(features.double(), values.double())
     with backend.use(path):
         assert_close(gaussian_message(features, values, cull=cull), expected, what=path)  # 40: what is left out is below 2e-9 a pair
+
+
+@pytest.mark.parametrize("method, path", [("exact", path) for path in PATHS] + [("lattice", "torch")])
+def test_two_runs_are_bit_equal(method, path):
+    features, values = message_inputs(*SHAPES[-1])
+    with backend.use(path):
+        first, second = (gaussian_message(features, values, "symmetric", method, cull=9.2) for _ in range(2))
+    assert torch.equal(first, second) and first.abs().max() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=["fp16", "bf16", "fp64"])
