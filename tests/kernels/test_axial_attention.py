@@ -85,7 +85,7 @@ def name_of(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_kernels_and_torch_path_match_the_formula(case, poisoned):
+def test_kernels_and_torch_path_match_the_formula_over_poisoned_memory(case, poisoned):
     B, G, H, W, D, E, axis, layout, which, dtype = case
     q, k, v, grad = make_maps(B, G, H, W, D, E, layout, dtype)
     relative = make_tables(which, W if axis == "row" else H, G, D, E, dtype)
