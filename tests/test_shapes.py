@@ -154,7 +154,8 @@ def losses():
 def clip():
     from seglite.nets.clip import LockedTower, clip_tiny
 
-    LockedTower(torch.nn.Flatten(), 192, 8, 5)(torch.randn(2, 3, 8, 8))
+    for image in (torch.randn(2, 3, 8, 8), torch.randn(2, 192)):
+        LockedTower(torch.nn.Flatten(), 192, 8, 5)(image)
     model = clip_tiny(9, image_size=20, patch=4, context=7)
     model(torch.randn(2, 3, 20, 20), torch.randint(0, 9, (2, 7)))
 
@@ -211,7 +212,9 @@ def suppression():
         model(torch.randn(2, 3, 64, 96))
         (S.wsol_step if task == "wsol" else S.wsss_step)(model, {"image": torch.randn(2, 3, 64, 96), "tags": tags}, 0, settings)
     S.suppression(torch.ones(2), torch.ones(2), "keep")
-    S.observation(S.build("small", "wsol", 3, S.SuppressionSettings()), torch.randn(2, 3, 64, 96), torch.rand(2, 64, 96) > 0.5, torch.tensor([0, 1]), (-2, 0, 2))
+    wsol, image, mask = S.build("small", "wsol", 3, S.SuppressionSettings()), torch.randn(2, 3, 64, 96), torch.rand(2, 64, 96) > 0.5
+    S.observation(wsol, image, mask, torch.tensor([0, 1]), (-2, 0, 2))
+    S.heights(wsol, image, mask, torch.tensor([0, 2]))
 
 
 def bas():
@@ -229,7 +232,6 @@ def bas():
 
     model, image = S.build("small", "wsol", 3, S.SuppressionSettings()).eval(), torch.randn(2, 3, 32, 32)
     B.classify(model, image, B.Settings(test_crop=24))
-    S.heights(model, image, torch.rand(2, 32, 32) > 0.5, torch.tensor([0, 2]))
 
 
 def stego():

@@ -316,7 +316,7 @@ class P2AT(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """image: [B, 3, H, W] -> logits [B, K, H, W]; in training mode three of them."""
         x1, x2, x3, x4 = self.body.features(image)
-        p1 = self.dec1(self.context(self.reduce(x4)))  # [B, C, H/32, W/32]
+        p1 = self.dec1(self.context(self.reduce(x4)))  # [B, C, h, w], 1/32 of the image with a ResNet below
         b4 = self.join4(x2, x3, p1)  # [B, C, H/8, W/8]
         p2 = self.dec2(self.gce4(b4))  # [B, C, H/8, W/8]
         b3 = self.join3(x1, x2, p2)  # [B, C, H/4, W/4]
