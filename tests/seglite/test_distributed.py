@@ -127,6 +127,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", ["affine", "bare"])
 def test_batch_norm_sees_the_whole_batch(affine, tmp_path):
     """Two processes with two images each against one with four: values, gradients and running statistics, with and without scale and shift."""
@@ -155,6 +156,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.slow
 def test_an_artifact_is_built_by_one_process_alone(tmp_path):
     """A mean over processes inside `run.make` would wait for processes that wait at its end."""
     (tmp_path / "alone.py").write_text(ALONE)
