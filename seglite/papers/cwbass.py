@@ -36,7 +36,7 @@ from seglite import cam, charts, losses, parallel
 from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches, normalise, partitions, views
 from seglite.data.transforms import make_transform
-from seglite.evaluate import evaluate_many, label_maps, multi_scale
+from seglite.evaluate import confusion_of, evaluate_many, multi_scale
 from seglite.metrics import Confusion
 from seglite.nets.segmenters import DeepLabV3Plus, SmallUNet, resize
 from seglite.teacher import Teacher
@@ -322,12 +322,8 @@ def judge_labels(run, teacher: Callable, unlabelled: np.ndarray, config: Setting
 
 
 def miou(run, predict: Callable) -> float:
-    """On the validation images; the borders, which take longer to judge than a small network takes to answer, are left to the report."""
-    data = run.truth("val")
-    found = Confusion(data.classes)
-    for sample in (data.read(i, ("image", "mask")) for i in range(len(data))):
-        found.add(sample["mask"], label_maps(predict, [sample["image"]], data, run.device)[0])
-    return found.miou()
+    """Validation mIoU."""
+    return confusion_of(predict, run.truth("val"), run.device).miou()
 
 
 def score(run, student: nn.Module, teacher: Teacher, config: Settings, band: int = 2) -> dict[str, float]:

@@ -35,8 +35,7 @@ from seglite import files, losses
 from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches, partitions, views
 from seglite.data.transforms import make_transform
-from seglite.evaluate import label_maps, multi_scale, sliding_window
-from seglite.metrics import Confusion
+from seglite.evaluate import confusion_of, multi_scale, sliding_window
 from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.resnet import BasicBlock, ResNet, resnet18, resnet101, wide_resnet50_2
@@ -431,12 +430,8 @@ def predictor(model: nn.Module, config: Settings) -> Callable:
 
 
 def quality(run, model: nn.Module) -> dict:
-    """Validation mIoU, percent; the borders, which take longer to judge than a small network takes to answer, are left to the report."""
-    data, predict = run.truth("val"), predictor(model, run.config)
-    found = Confusion(data.classes)
-    for sample in (data.read(i, ("image", "mask")) for i in range(len(data))):
-        found.add(sample["mask"], label_maps(predict, [sample["image"]], data, run.device)[0])
-    return {"mIoU": 100 * found.miou()}
+    """Validation mIoU, percent."""
+    return {"mIoU": 100 * confusion_of(predictor(model, run.config), run.truth("val"), run.device).miou()}
 
 
 def cost(model: nn.Module, shape: tuple[int, ...]) -> dict:
