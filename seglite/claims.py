@@ -2,6 +2,10 @@
 
     python -m seglite.claims method=marsstyle seeds=0,1,2
     python -m seglite.claims method=all                      every paper; ends with the miniature column of README's table
+    python -m seglite.claims method=all jobs=2               two seeds at a time, each in a process of its own
+
+With jobs=N each process gets cores // N threads unless threads= says otherwise. Small networks gain little from a second thread, so two
+processes do nearly twice the work of one on two cores. When a seed fails, the others go on; the same command then runs what is missing.
 
 A paper's `claim(run)` trains every row of its tables for one seed and returns {table: {row: {metric: value}}}; the first row of a table is
 the baseline that the others are compared with, seed by seed. `CLAIM["statements"]` says what the paper claims, as a sentence and
@@ -14,17 +18,103 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import statistics
+import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
 from seglite import config as settings
 from seglite import charts, files, pictures
-from seglite.run import Run, duration
+from seglite.run import Run, RunProblem, duration
 from seglite.train import METHODS, guarded
+
+CHILD = [sys.executable, "-u", "-m", "seglite.claims", "child"]  # begins the command of one seed in a process of its own
+
+
+class Asked(NamedTuple):
+    """What a command line asks for, one method's part of it."""
+
+    method: str
+    paper: ModuleType
+    seeds: list[int]
+    jobs: int
+    rest: list[str]  # the run's settings, without seed= and out=
+    folder: Path
+
+
+def understand(arguments: list[str], methods: dict) -> Asked:
+    """The command line of one method, checked for every seed; UsageError when it does not fit."""
+    typed = settings.split_arguments(arguments)
+    given = {"seeds": "0,1,2", "jobs": "1"} | {key: typed.pop(key) for key in ("seeds", "jobs") if key in typed}
+    try:
+        seeds = [int(s) for s in given["seeds"].split(",")]
+    except ValueError:
+        raise settings.UsageError(f"seeds wants comma-separated integers; got {given['seeds']!r}") from None
+    if not given["jobs"].isdecimal() or int(given["jobs"]) < 1:
+        raise settings.UsageError(f"jobs wants the number of processes, at least 1; got {given['jobs']!r}")
+    for key in ("seed", "out"):
+        if key in typed:
+            raise settings.UsageError(f"claims chooses {key}= for each seed itself; use seeds=0,1,2")
+    method, jobs = typed.get("method", settings.Config.method), int(given["jobs"])
+    paper = settings.choose_method(method, methods)
+    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method" and k not in settings.FREE_KEYS).replace("/", "_")
+    if jobs > 1:
+        typed.setdefault("threads", str(max(1, (os.cpu_count() or 1) // jobs)))
+    rest = [f"{k}={v}" for k, v in typed.items()]
+    for seed in seeds:
+        settings.parse([*rest, f"seed={seed}"], methods)
+    return Asked(method, paper, seeds, jobs, rest, Path("runs/claims") / (method + (f"-{changed}" if changed else "")))
+
+
+def train_together(asked: list[Asked], jobs: int) -> None:
+    """Train the seeds that are not finished, up to `jobs` at once, each in a process of its own; RunProblem names those that failed."""
+    children, stop = [], threading.Event()
+
+    def train(one: Asked, seed: int) -> tuple[int, str]:
+        """(exit code, what went wrong)."""
+        name, said = f"{one.method} seed {seed}", ""
+        with subprocess.Popen([*CHILD, *one.rest, f"seeds={seed}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace") as child:
+            children.append(child)
+            if stop.is_set():
+                child.stdin.close()
+            for said in child.stdout:
+                print(f"{name}: {said.rstrip()}\n", end="", flush=True)
+        why = said.strip().removeprefix("seglite: ") if said.startswith("seglite: ") else f"its process ended with exit code {child.returncode}"
+        return child.returncode, f"{name}: {why}"
+
+    with ThreadPoolExecutor(jobs) as pool:
+        missing = [(one, seed) for one in asked for seed in one.seeds if not (one.folder / f"seed{seed}" / "claim.json").exists()]
+        futures = [pool.submit(train, *task) for task in missing]
+        try:
+            failed = [result for result in (future.result() for future in futures) if result[0]]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop.set()
+            for child in children:
+                child.stdin.close()
+            raise
+    if failed:
+        kind = settings.UsageError if all(code == 2 for code, _ in failed) else RunProblem
+        raise kind("; ".join(why for _, why in failed) + "; the other seeds are finished and kept, and the same command runs what is missing")
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input ends: then the process that started it is gone, or wants it gone. No other way tells of a kill."""
+    def watch():
+        while os.read(0, 1):
+            pass
+        os._exit(1)  # as good as a kill, and kills are what runs are made for
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def one_seed(paper, arguments: list[str], seed: int, folder: Path, methods: dict) -> dict:
@@ -135,22 +225,13 @@ def drawing(summary: dict, width: int = 1200):
 
 def claims(arguments: list[str], methods: dict = METHODS) -> dict:
     """Run all seeds, print and write the tables."""
-    typed = settings.split_arguments(arguments)
-    try:
-        seeds = [int(s) for s in typed.pop("seeds", "0,1,2").split(",")]
-    except ValueError:
-        raise settings.UsageError(f"seeds wants comma-separated integers; got {settings.split_arguments(arguments)['seeds']!r}") from None
-    for key in ("seed", "out"):
-        if key in typed:
-            raise settings.UsageError(f"claims chooses {key}= for each seed itself; use seeds=0,1,2")
-    method = typed.get("method", settings.Config.method)
-    paper = settings.choose_method(method, methods)
-    rest = [f"{k}={v}" for k, v in typed.items()]
-    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method" and k not in settings.FREE_KEYS).replace("/", "_")
-    folder = Path("runs/claims") / (method + (f"-{changed}" if changed else ""))
-    results = [one_seed(paper, rest, seed, folder, methods) for seed in seeds]
+    asked = understand(arguments, methods)
+    if asked.jobs > 1:
+        train_together([asked], asked.jobs)
+    paper, seeds, folder = asked.paper, asked.seeds, asked.folder
+    results = [one_seed(paper, asked.rest, seed, folder, methods) for seed in seeds]
     summary = {
-        "method": method, "title": paper.CLAIM["title"], "paper": paper.CLAIM.get("paper", {}), "seeds": seeds,
+        "method": asked.method, "title": paper.CLAIM["title"], "paper": paper.CLAIM.get("paper", {}), "seeds": seeds,
         "command": f"python -m seglite.claims {' '.join(arguments)}",
         "minutes_per_seed": [round(r["minutes"], 2) for r in results], "torch": torch.__version__, "threads": torch.get_num_threads(),
         "date": datetime.date.today().isoformat(), **summarise(paper, results),
@@ -161,19 +242,27 @@ def claims(arguments: list[str], methods: dict = METHODS) -> dict:
 
 
 def every_claim(arguments: list[str], methods: dict = METHODS) -> list[str]:
-    """All papers one after the other, each in its own folder; finished seeds are not rerun. Lines of a Markdown table."""
-    typed = settings.split_arguments(arguments)
-    rest = [f"{k}={v}" for k, v in typed.items() if k != "method"]
-    rows = [(paper, claims([f"method={name}", *rest], methods)) for name, paper in sorted(methods.items()) if hasattr(paper, "claim")]
+    """All papers, each in its own folder; finished seeds are not rerun. Lines of a Markdown table."""
+    rest = [f"{k}={v}" for k, v in settings.split_arguments(arguments).items() if k != "method"]
+    lines = [[f"method={name}", *rest] for name, paper in sorted(methods.items()) if hasattr(paper, "claim")]
+    asked = [understand(line, methods) for line in lines]
+    if asked[0].jobs > 1:
+        train_together(asked, asked[0].jobs)  # the processes go on from one paper to the next
+    rows = [(one.paper, claims(line, methods)) for one, line in zip(asked, lines)]
     return ["| paper | miniature |", "|---|---|", *(f"| {summary['method']} | {headline(paper, summary)} |" for paper, summary in rows)]
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], methods: dict = METHODS) -> int:
     def body():
-        if "method=all" in arguments:
-            print("\n" + "\n".join(every_claim(arguments)))
+        if arguments[:1] == ["child"]:
+            end_with_parent()
+            asked = understand(arguments[1:], methods)
+            one_seed(asked.paper, asked.rest, asked.seeds[0], asked.folder, methods)
             return
-        summary = claims(arguments)
+        if "method=all" in arguments:
+            print("\n" + "\n".join(every_claim(arguments, methods)))
+            return
+        summary = claims(arguments, methods)
         folder = Path(summary["folder"])
         print(f"\n{summary['title']} · seeds {', '.join(map(str, summary['seeds']))} · mean ± std (paired difference to the first row)")
         for title, rows in summary["tables"].items():
