@@ -66,11 +66,11 @@ def rows_of(results: dict) -> dict:
 
 
 def samples_picture(results: dict, data):
-    """One row per shown image; every evaluation adds a column, the last one with its errors and borders."""
+    """One row per shown image; every evaluation adds a column under its name, the last one with its errors and borders."""
     names = list(results)
     rows = []
     for per_image in zip(*(results[n].samples for n in names)):
-        rows.append({**per_image[-1], "extra": {n: s["prediction"] for n, s in zip(names[:-1], per_image)}})
+        rows.append({**per_image[-1], "extra": {n: s["prediction"] for n, s in zip(names[:-1], per_image)}, "called": names[-1]})
     return stack([panels(rows, data.palette), legend(data.classes, data.palette)])
 
 

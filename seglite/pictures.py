@@ -158,7 +158,8 @@ def scaled(picture: np.ndarray, size: tuple[int, int], smooth: bool = True) -> n
 def tiles(sample: dict, palette: np.ndarray, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
     """{caption: uint8 [h, w, 3]} of one sample at display size (its own size by default).
 
-    sample: image uint8 [H, W, 3]; optional prediction and truth [H, W]; optional extra {caption: label map [H, W] or picture [H, W, 3]}.
+    sample: image uint8 [H, W, 3]; optional prediction and truth [H, W]; optional extra {caption: label map [H, W] or picture [H, W, 3]};
+    optional called: the prediction's caption.
     Gives image, truth, extras, prediction, error, boundary: those that the sample allows (an overlay instead of the last two without truth).
     """
     image = np.asarray(sample["image"])
@@ -171,7 +172,7 @@ def tiles(sample: dict, palette: np.ndarray, size: tuple[int, int] | None = None
         extra = np.asarray(extra.cpu() if hasattr(extra, "cpu") else extra)
         shown[caption] = scaled(extra if extra.ndim == 3 else colourise(extra, palette), size)
     if "prediction" in maps:
-        shown["prediction"] = scaled(colourise(maps["prediction"], palette), size)
+        shown[sample.get("called", "prediction")] = scaled(colourise(maps["prediction"], palette), size)
         if "truth" in maps:
             shown["error"] = scaled(error_map(image, maps["truth"], maps["prediction"]), size)
             fine = (3 * size[0] // 2, 3 * size[1] // 2)  # drawn larger and reduced: thin, smooth lines
@@ -200,17 +201,19 @@ def panels(samples: Sequence[dict], palette: np.ndarray, width: int = WIDTH - 2 
     rows = [(s, tiles(s, palette, display_size(np.asarray(s["image"]).shape[:2], min(tile, 420)))) for s in samples]
     tile = min(tile, 420)
     heights = [max(t.shape[0] for t in row.values()) for _, row in rows]
-    canvas = Canvas(width, 28 + sum(h + 34 for h in heights))
+    edges = [("predicted", PREDICTED_EDGE), ("true", TRUE_EDGE)] if "boundary" in captions else []  # from right to left
+    key_width = sum(text_width(word, SMALL) + 30 for word, _ in edges)
+    top = 28 if text_width("boundary", SMALL) + key_width <= tile or not edges else 48  # the key takes a line of its own where it does not fit
+    canvas = Canvas(width, top + sum(h + 34 for h in heights))
     for i, caption in enumerate(captions):
-        canvas.text(i * (tile + gap), 4, caption, SMALL, MUTED)
-        if caption == "boundary":
-            x = i * (tile + gap) + tile
-            for word, colour in (("predicted", PREDICTED_EDGE), ("true", TRUE_EDGE)):
-                x -= text_width(word, SMALL)
-                canvas.text(x, 4, word, SMALL, MUTED)
-                canvas.line([(x - 20, 12), (x - 6, 12)], "#%02x%02x%02x" % colour, 4)
-                x -= 30
-    y = 28
+        canvas.text(i * (tile + gap), 4, shorten(caption, SMALL, tile), SMALL, MUTED)
+    x = captions.index("boundary") * (tile + gap) + tile if edges else 0
+    for word, colour in edges:
+        x -= text_width(word, SMALL)
+        canvas.text(x, top - 24, word, SMALL, MUTED)
+        canvas.line([(x - 20, top - 16), (x - 6, top - 16)], "#%02x%02x%02x" % colour, 4)
+        x -= 30
+    y = top
     for (sample, row), height in zip(rows, heights):
         for caption, picture in row.items():
             canvas.paste(Image.fromarray(picture), captions.index(caption) * (tile + gap), y)

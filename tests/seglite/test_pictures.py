@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seglite.charts import (
-    LINES, Canvas, _Axes, _column_widths, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap)
+    LINES, SMALL, Canvas, _Axes, _column_widths, bar_chart, line_chart, number, percent, plain, scatter, shorten, table, text_width, ticks, wrap)
 from seglite.html import report_html
 from seglite.metrics import Confusion
 from seglite.pictures import (
@@ -105,6 +105,7 @@ def test_tiles_show_what_the_sample_allows():
     extra = tiles({**SAMPLE, "extra": {"pseudo label": TRUTH, "heat": IMAGE}}, PALETTE, (12, 8))
     assert list(extra) == ["image", "truth", "pseudo label", "heat", "prediction", "error", "boundary"]
     assert {t.shape for t in extra.values()} == {(8, 12, 3)}
+    assert list(tiles({**SAMPLE, "called": "with CRF"}, PALETTE)) == ["image", "truth", "with CRF", "error", "boundary"]
 
 
 def test_enlarged_pixels_stay_squares():
@@ -115,14 +116,33 @@ def test_enlarged_pixels_stay_squares():
 def test_panels_hold_every_row_and_column():
     sheet = panels([SAMPLE, {"image": IMAGE, "name": "b"}], PALETTE, width=500)
     assert sheet.width == 500
-    tile = (500 - 4 * 12) // 5
+    tile, top = (500 - 4 * 12) // 5, 48  # the key of the borders does not fit beside "boundary" in so narrow a column
     height = round(4 * tile / 6)
-    assert sheet.height == 28 + 2 * (height + 34)
+    assert sheet.height == top + 2 * (height + 34)
     pixels = np.asarray(sheet)
-    assert pixels[28 + height // 2, 2].tolist() == [200, 200, 200]  # the photograph, unaltered
-    assert pixels[28 + height // 2, 2 * (tile + 12) + tile - 3].tolist() == [200, 100, 0]  # class 1 at the right of the prediction
+    assert pixels[top + height // 2, 2].tolist() == [200, 200, 200]  # the photograph, unaltered
+    assert pixels[top + height // 2, 2 * (tile + 12) + tile - 3].tolist() == [200, 100, 0]  # class 1 at the right of the prediction
     assert has_colour(sheet, WRONG_COLOUR) >= tile // 6 * (height - 4)
-    assert (pixels[28 + height + 34 + 2 : -34, tile + 2 :] == 255).all()  # the second sample has a photograph only
+    assert (pixels[top + height + 34 + 2 : -34, tile + 2 :] == 255).all()  # the second sample has a photograph only
+
+
+@pytest.mark.parametrize("columns,width,top", [(5, 1472, 28), (8, 1472, 48), (5, 500, 48)])
+def test_captions_and_the_key_of_the_borders_keep_apart(columns, width, top):
+    """Every heading stays over its own column; "true" and "predicted" stand beside "boundary" where they fit, else below it."""
+    extra = {f"a row with a very long name {i}" * 3: TRUTH for i in range(columns - 5)}
+    sheet = panels([{**SAMPLE, "extra": extra}], PALETTE, width=width)
+    tile = min((width - 12 * (columns - 1)) // columns, 420)
+    ink = (np.asarray(sheet)[:top] != 255).any(-1)  # [top, W]
+    for i in range(columns - 1):
+        assert not ink[:24, i * (tile + 12) + tile + 1 : (i + 1) * (tile + 12) - 1].any(), "a heading runs into the next column"
+    assert sheet.height == top + round(4 * tile / 6) + 34
+    last, wide = (columns - 1) * (tile + 12), text_width("boundary", SMALL)
+    first_line, second_line = ink[:24], ink[24:]
+    if top == 48:
+        assert not first_line[:, int(last + wide + 4) :].any() and second_line.any()
+    else:
+        key = np.flatnonzero((np.asarray(sheet)[:top] == TRUE_EDGE).all(-1).any(0))
+        assert key.min() > last + wide + 4 and not second_line.any()
 
 
 @pytest.mark.parametrize("call,words", [
