@@ -96,8 +96,10 @@ class Settings(Config):
     window: tuple[int, ...] = ()
     """height,width of the training crop. Configs: 720,960; empty: no crop"""
     probe_steps: int = field(default=120, metadata={"least": 1})
-    """claims: steps of every network in the worlds axial and nearer, 12 pictures each"""
-    street_steps: int = field(default=150, metadata={"least": 1})
+    """claims: steps of every small network in the worlds axial and nearer, 12 pictures each"""
+    short_steps: int = field(default=300, metadata={"least": 1})
+    """claims: steps of every short-sighted network, 12 pictures each"""
+    street_steps: int = field(default=300, metadata={"least": 1})
     """claims: steps of every network on the street"""
     ablations: bool = False
     """claims: also P2AT put together part by part, the released code's pyramid, and full attention on the street"""
@@ -322,6 +324,7 @@ MODULES = {  # at 16 x 16 positions of 48 channels
     "axial x 2": lambda: attention_twice("axial"),
     "full x 2": lambda: attention_twice("full"),
 }
+FAR = 128  # side of C's pictures, pixels: at 64 the decoder alone reaches every border, and all four networks end at 98 (400 steps, seed 9)
 CONTEXTS = {  # the whole network behind a body that sees 19 pixels, scenes.world=axial: everything from afar must come through the context block or the decoder
     "no context": {"context": "none"},
     "bins (PSPNet)": {"context": "bins"},
@@ -356,29 +359,30 @@ def claim(run) -> dict:
     """One seed of five tables: what context modules see in two worlds made for that, alone and inside P2AT; whole networks on a street; their speed."""
     opened: dict = {}
 
-    def data(world: str, split: str):
-        if (world, split) not in opened:
-            opened[world, split] = open_data(override(run.config, scenes__world=world), split)
-        return opened[world, split]
+    def data(config: Settings, split: str):
+        """Every world is opened once."""
+        if (str(config.scenes), split) not in opened:
+            opened[str(config.scenes), split] = open_data(config, split)
+        return opened[str(config.scenes), split]
 
-    def score(name: str, model: nn.Module, world: str) -> float:
-        return run.make(f"{name}_miou", lambda: 100 * evaluate(lambda x: model(x), data(world, "val"), run.device, keep=0).confusion.miou())
+    def score(name: str, model: nn.Module, config: Settings) -> float:
+        return run.make(f"{name}_miou", lambda: 100 * evaluate(lambda x: model(x), data(config, "val"), run.device, keep=0).confusion.miou())
 
     def probe(world: str, label: str) -> tuple[nn.Module, dict]:
-        config = override(run.config, train__steps=run.config.probe_steps, train__batch=12)
+        config = override(run.config, scenes__world=world, train__steps=run.config.probe_steps, train__batch=12)
         torch.manual_seed(config.seed)
         name = f"{world}_{list(MODULES).index(label)}"
-        model = Probe(MODULES[label](), len(data(world, "val").classes))
-        batches = Batches(data(world, "train"), config.train.batch, config.seed, None, ("image", "mask"))
+        model = Probe(MODULES[label](), len(data(config, "val").classes))
+        batches = Batches(data(config, "train"), config.train.batch, config.seed, None, ("image", "mask"))
         model = run.fit(name, model, lambda net, batch, t: {"final": cross_entropy(net(batch["image"]), batch["mask"])}, batches, config.train)
-        return model, {"mIoU": score(name, model, world), "module k": count_parameters(model.context) / 1e3}
+        return model, {"mIoU": score(name, model, config), "module k": count_parameters(model.context) / 1e3}
 
     def whole(world: str, label: str, keys: dict) -> tuple[nn.Module, dict]:
         config = override(run.config, scenes__world=world, **NARROW, **keys)
         name = f"{world}_{label}"
-        model = fit(run, name, config, data(world, "train"))
+        model = fit(run, name, config, data(config, "train"))
         heads = auxiliary(model) if config.net == "p2at" else 0
-        return model, {"mIoU": score(name, model, world), "MMAC": multiply_adds(model, data(world, "val").read(0)["image"].shape[:2]) / 1e6,
+        return model, {"mIoU": score(name, model, config), "MMAC": multiply_adds(model, data(config, "val").read(0)["image"].shape[:2]) / 1e6,
                        "params k": (count_parameters(model) - heads) / 1e3}
 
     def timed(name: str, rows: dict[str, tuple[nn.Module, dict]], size: tuple[int, int]) -> dict:
@@ -396,11 +400,11 @@ def claim(run) -> dict:
 
     names = {label: f"part{i}" for i, label in enumerate((*ROAD, *PARTS))}
     rows = ROAD | (PARTS if run.config.ablations else {})
-    short = {"short_sighted": True, "train__steps": run.config.probe_steps, "train__batch": 12}
+    short = {"short_sighted": True, "scenes__size": FAR, "train__steps": run.config.short_steps, "train__batch": 12}
     street = {"train__steps": run.config.street_steps}
     return {AXIAL: timed("axial_ms", {label: probe("axial", label) for label in MODULES}, (64, 64)),
             NEARER: timed("nearer_ms", {label: probe("nearer", label) for label in list(MODULES)[1:4]}, (64, 64)),
-            WHOLE_AXIAL: timed("short_ms", {label: whole("axial", f"short{i}", short | keys) for i, (label, keys) in enumerate(CONTEXTS.items())}, (64, 64)),
+            WHOLE_AXIAL: timed("short_ms", {label: whole("axial", f"short{i}", short | keys) for i, (label, keys) in enumerate(CONTEXTS.items())}, (FAR, FAR)),
             STREET: timed("road_ms", {label: whole("road", names[label], street | keys) for label, keys in rows.items()}, (96, 128)),
             FULL_WIDTH: timed("full_width_ms", {label: full_width(label) for label in ("P2AT-S", *HEAVY)}, (180, 240))}
 
