@@ -449,8 +449,8 @@ RECIPES = {
     },
     "small": {
         "net": "mobilenet_v2", "output_stride": 16, "head_width": 64, "dropout": (0.0, 0.0), "decay_grid": 60, "augment.long_side": 240,
-        "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 128, "test_scales": (0.5,), "burn_in.steps": 80, "burn_in.batch": 8,
-        "burn_in.lr": 0.02, "burn_in.channels_last": True, "train.steps": 80, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
+        "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 128, "test_scales": (0.5,), "burn_in.steps": 600, "burn_in.batch": 8,
+        "burn_in.lr": 0.02, "burn_in.channels_last": True, "train.steps": 600, "train.batch": 8, "train.lr": 0.02, "train.channels_last": True,
     },
     "paper": {
         "net": "resnet50", "backbone_lr_scale": 0.1, **CODE, "ema": 0.999, "decay_grid": 100, "voc.train": "train_aug",
