@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -121,34 +120,23 @@ def one_seed(paper, arguments: list[str], seed: int, folder: Path, methods: dict
     """{"tables": {table: {row: {metric: value}}}, "minutes": ...} of one seed; kept in the seed's run folder."""
     out = folder / f"seed{seed}"
     config, _ = settings.parse([*arguments, f"seed={seed}", f"out={out}"], methods)
-    done, clock, open_since = out / "claim.json", out / "seconds.json", out / "open_since.json"
-    earlier = (json.loads(clock.read_text()) if clock.exists() else 0.0) + killed_seconds(out, open_since)
+    done, clock = out / "claim.json", out / "seconds.json"
     run = Run(config, supervision=paper.supervision(config))
     try:
         if done.exists():
             run.say(f"seed {seed}: finished earlier")
             return json.loads(done.read_text())
-        began = time.time()
-        files.write_json(clock, earlier)
-        files.write_json(open_since, began)
+        run.earlier = max(run.earlier, json.loads(clock.read_text()) if clock.exists() else 0.0)
+        files.write_json(clock, run.seconds())  # a resumed stage forgets log lines, and with them the seconds of a killed start
         try:
             tables = paper.claim(run)
         finally:
-            files.write_json(clock, earlier + time.time() - began)  # an interrupted seed goes on counting
-            open_since.unlink(missing_ok=True)
-        result = {"seed": seed, "minutes": (earlier + time.time() - began) / 60, "tables": tables}
+            files.write_json(clock, run.seconds())  # an interrupted seed goes on counting
+        result = {"seed": seed, "minutes": run.seconds() / 60, "tables": tables}
         files.write_json(done, result)
         return result
     finally:
         run.close()
-
-
-def killed_seconds(out: Path, open_since: Path) -> float:
-    """How long a start that never said goodbye had worked: from its beginning to the last file it wrote (the log, within seconds)."""
-    if not open_since.exists():
-        return 0.0
-    last = max(path.stat().st_mtime for path in out.rglob("*") if path.is_file())
-    return max(0.0, last - json.loads(open_since.read_text()))
 
 
 def summarise(paper, seeds: list[dict]) -> dict:

@@ -20,6 +20,23 @@ class FileProblem(OSError):
     """A file cannot be written or read; the message is one sentence for the user."""
 
 
+def cannot_write(path: Path | str, problem: OSError, kept: str) -> FileProblem:
+    """The sentence about a write that the system refused."""
+    return FileProblem(f"cannot write {path}: {problem.strerror or problem}; {kept}. "
+                       "Free some space or choose another out=, then run the same command to continue")
+
+
+@contextlib.contextmanager
+def writing(path: Path, kept: str = "what was finished before is untouched"):
+    """For writes that are not a whole file: a full disk or a read-only folder becomes one sentence."""
+    try:
+        yield
+    except FileProblem:
+        raise
+    except OSError as problem:
+        raise cannot_write(path, problem, kept) from problem
+
+
 def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Replace `path` by `content`, atomically; the old file is kept as `previous` when that is given.
 
@@ -41,8 +58,7 @@ def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> Non
         with contextlib.suppress(OSError):
             temporary.unlink()
         kept = "its previous version is untouched" if path.exists() else "nothing was written"
-        raise FileProblem(f"cannot write {path} ({len(content):,} bytes): {problem.strerror or problem}; {kept}. "
-                          "Free some space or choose another out=, then run the same command to continue") from problem
+        raise cannot_write(f"{path} ({len(content):,} bytes)", problem, kept) from problem
 
 
 def sync_folder(folder: Path) -> None:
@@ -90,12 +106,14 @@ def new_folder(path: Path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with writing(path):
+        temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with writing(path):
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -106,8 +124,9 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self.path = Path(folder) / ".lock"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+")
+        with writing(folder, "nothing was written"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "a+")
         try:
             if os.name == "nt":
                 import msvcrt

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,9 +120,7 @@ def csv_text(rows: list[dict]) -> str:
 def loss_curves(run) -> list[dict]:
     """One chart of the loss per stage, read from log.jsonl."""
     stages: dict[str, list[tuple[int, float]]] = {}
-    log = run.folder / "log.jsonl"
-    for line in log.read_text().splitlines() if log.exists() else []:
-        record = json.loads(line)
+    for _, record in run.logged():
         if "loss" in record:
             stages.setdefault(record["stage"], []).append((record["step"], record["loss"]))
     return [{"lines": {"loss": tuple(zip(*points))}, "title": stage, "x": "step", "y": "loss"} for stage, points in stages.items() if len(points) > 1]
@@ -148,5 +145,5 @@ def costs(run, predict: Callable, model: nn.Module | None, data, result: Evaluat
 
         unit = 1 if sys.platform == "darwin" else 1024  # counted in bytes on macOS, in KiB on Linux
         found["peak memory, GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
-    found["minutes, this start"] = round((time.time() - run.started) / 60, 2)
+    found["minutes, this start"] = round((time.monotonic() - run.started) / 60, 2)
     return found

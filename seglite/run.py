@@ -15,6 +15,7 @@ because batch t and every random draw of step t follow from (seed, stage, t) alo
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -80,7 +81,7 @@ class Run:
         self.folder = Path(config.out)
         self.lock = files.FolderLock(self.folder) if self.rank == 0 else None
         self.opened: dict[tuple[str, tuple[str, ...]], object] = {}
-        self.started = time.time()
+        self.earlier, self.started = 0.0, time.monotonic()
         try:
             self._claim_folder(command)
         except BaseException:
@@ -95,7 +96,11 @@ class Run:
         if self.rank == 0:
             path, mine = self.folder / "config.json", identity(self.config)
             if path.exists():
-                theirs = json.loads(path.read_text())["identity"]
+                try:
+                    theirs = json.loads(path.read_text())["identity"]
+                except (ValueError, KeyError, TypeError) as problem:
+                    raise files.FileProblem(f"{path} is damaged, so nobody knows whose folder this is; delete that file if the same command made the "
+                                            f"folder (what is finished is then kept), else choose another out=") from problem
                 different = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k)]
                 if different:
                     shown = ", ".join(f"{k}={theirs.get(k)} there, {k}={mine.get(k)} now" for k in different[:3])
@@ -105,6 +110,16 @@ class Run:
             if command is not None:
                 files.write_text(self.folder / "command.txt", shlex.join(command) + "\n")
         parallel.barrier()
+        self.earlier = max((record.get("seconds", 0.0) for _, record in self.logged()), default=0.0)
+
+    def _still_there(self) -> None:
+        """A folder that was deleted under its run would come back without the settings it belongs to."""
+        if self.rank == 0 and not (self.folder / "config.json").exists():
+            raise RunProblem(f"{self.folder} was deleted or moved while this run was working in it; the same command begins again with what is there")
+
+    def seconds(self) -> float:
+        """Working time of all starts, a killed one up to its last log line. Wall clocks jump, so none is asked."""
+        return self.earlier + time.monotonic() - self.started
 
     def close(self) -> None:
         if self.lock:
@@ -137,21 +152,24 @@ class Run:
 
     def _log(self, record: dict) -> None:
         if self.rank == 0:
-            with open(self.folder / "log.jsonl", "a") as f:
-                f.write(json.dumps(record) + "\n")
+            self._still_there()
+            path = self.folder / "log.jsonl"
+            with files.writing(path, "the last checkpoint is untouched"), open(path, "a") as f:
+                f.write(json.dumps({**record, "seconds": round(self.seconds(), 1)}) + "\n")
+
+    def logged(self) -> list[tuple[str, dict]]:
+        """(line, record) of every whole line of the log; a kill or a full disk may have cut one in half."""
+        path, whole = self.folder / "log.jsonl", []
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(json.JSONDecodeError):
+                whole.append((line, json.loads(line)))
+        return whole
 
     def _forget_log_after(self, stage: str, step: int) -> None:
         """A resumed stage repeats the steps after its checkpoint: their old lines go."""
         path = self.folder / "log.jsonl"
         if self.rank == 0 and path.exists():
-            lines = []
-            for line in path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut in half
-                    continue
-                if record.get("stage") != stage or record.get("step", 0) <= step:
-                    lines.append(line)
+            lines = [line for line, record in self.logged() if record.get("stage") != stage or record.get("step", 0) <= step]
             files.write_text(path, "".join(line + "\n" for line in lines))
 
     # ------------------------------------------------------------------ artifacts
@@ -160,26 +178,36 @@ class Run:
         """build()'s result (nested dicts and lists of tensors, numbers, strings), computed once and kept as <name>.pt."""
         path = self.folder / f"{name}.pt"
         if self.rank == 0 and not path.exists():
-            began = time.time()
+            began = time.monotonic()
             self.say(f"{name}: computing")
             with parallel.alone():
-                files.save_tensors(path, build())
-            self.say(f"{name}: done in {duration(time.time() - began)}")
+                built = build()
+            self._still_there()
+            files.save_tensors(path, built)
+            self.say(f"{name}: done in {duration(time.monotonic() - began)}")
         parallel.barrier()
-        return files.load_tensors(path)
+        return self._load(path)
+
+    def _load(self, path: Path):
+        try:
+            return files.load_tensors(path)
+        except files.FileProblem as problem:
+            raise files.FileProblem(f"{problem}; delete it, and the same command computes it anew") from problem
 
     def make_labels(self, name: str, maps: Callable[[], Iterable[np.ndarray]], names: list[str], palette: np.ndarray) -> LabelMaps:
         """Label maps, one palette PNG per image in the folder <name>, computed once. `maps()` yields uint8 [H, W] in index order."""
         folder = self.folder / name
         if self.rank == 0 and not folder.exists():
-            began = time.time()
+            began = time.monotonic()
             self.say(f"{name}: computing")
             with parallel.alone(), files.new_folder(folder) as part:
                 count = 0
                 for image_name, labels in zip(names, maps(), strict=True):
-                    mask_image(labels, palette).save(part / f"{image_name}.png")
+                    with files.writing(part / f"{image_name}.png"):
+                        mask_image(labels, palette).save(part / f"{image_name}.png")
                     count += 1
-            self.say(f"{name}: {count} maps in {duration(time.time() - began)}")
+                self._still_there()
+            self.say(f"{name}: {count} maps in {duration(time.monotonic() - began)}")
         parallel.barrier()
         return LabelMaps(folder, names)
 
@@ -205,7 +233,7 @@ class Run:
         folder = self.folder / name
         kept = {"model": model, **({"ema": ema} if ema is not None else {}), **(state or {})}
         if (folder / "final.pt").exists():
-            restore(kept, files.load_tensors(folder / "final.pt"))
+            restore(kept, self._load(folder / "final.pt"))
             if ema is not None:
                 ema.to(self.device)
             self.say(f"{name}: finished earlier, loaded from {folder / 'final.pt'}")
@@ -234,7 +262,7 @@ class Run:
         meter = Meter()
         first, best = self._resume(name, folder, kept, meter)
         batches = self._loader(data, recipe, parts, first)
-        began = saved = time.time()
+        began = saved = time.monotonic()
         autocast = torch.autocast(device_type, dtype=torch.float16 if recipe.amp == "fp16" else torch.bfloat16, enabled=recipe.amp != "off")
         for t in range(first, recipe.steps):
             rate = learning_rate(recipe, t)
@@ -265,7 +293,7 @@ class Run:
                 ema.update(model)
 
             done = t + 1
-            due = done % recipe.save_every == 0 if recipe.save_every else time.time() - saved > CHECKPOINT_SECONDS
+            due = done % recipe.save_every == 0 if recipe.save_every else time.monotonic() - saved > CHECKPOINT_SECONDS
             if done % recipe.log_every == 0 or done == recipe.steps:
                 self._check_finite(name, t, meter, folder)
                 self._progress(name, done, recipe, first, meter, rate, began)
@@ -274,7 +302,7 @@ class Run:
             if due and done < recipe.steps:
                 self._check_finite(name, t, meter, folder)
                 self._save(folder, done, kept, meter, best)
-                saved = time.time()
+                saved = time.monotonic()
         self._finish(folder, kept)
         return model.eval()
 
@@ -299,14 +327,15 @@ class Run:
                                                 worker_init_fn=one_thread))
 
     def _resume(self, name, folder, kept, meter) -> tuple[int, float]:
-        """(first step, best score so far): from last.pt, or from previous.pt when last.pt is damaged."""
+        """(first step, best score so far): from last.pt, from previous.pt when last.pt is damaged, else from the beginning."""
         for path in (folder / "last.pt", folder / "previous.pt"):
             if not path.exists():
                 continue
             try:
                 checkpoint = files.load_tensors(path)
             except files.FileProblem as problem:
-                self.say(f"{name}: {problem}; using the checkpoint before it")
+                older = path.name == "last.pt" and (folder / "previous.pt").exists()
+                self.say(f"{name}: {problem}; " + ("using the checkpoint before it" if older else "no older checkpoint is left, so the stage begins again"))
                 continue
             restore(kept, checkpoint)
             meter.load(checkpoint["meter"])
@@ -318,11 +347,13 @@ class Run:
 
     def _save(self, folder, step, kept, meter, best) -> None:
         if self.rank == 0:
+            self._still_there()
             files.save_tensors(folder / "last.pt", {"step": step, "best": best, "meter": meter.state(), **{k: v.state_dict() for k, v in kept.items()}},
                                previous=folder / "previous.pt")
 
     def _finish(self, folder, kept) -> None:
         if self.rank == 0:
+            self._still_there()
             files.save_tensors(folder / "final.pt", {k: v.state_dict() for k, v in kept.items() if k not in ("optimizer", "scaler")})
             for name in ("last.pt", "previous.pt"):
                 (folder / name).unlink(missing_ok=True)
@@ -336,7 +367,7 @@ class Run:
         model.train()
         self._log({"stage": name, "step": step, "score": score})
         self.say(f"{name}: step {step}, validation score {score:.4f}" + (" (best)" if score > best else ""))
-        if score > best and self.rank == 0:
+        if score > best and self.rank == 0:  # `_log` has just found the folder in its place
             files.save_tensors(folder / "best.pt", {"model": model.state_dict(), "step": step, "score": score})
         return max(score, best)
 
@@ -350,7 +381,7 @@ class Run:
     def _progress(self, name, done, recipe, first, meter, rate, began) -> None:
         steps, log_every = recipe.steps, recipe.log_every
         values = meter.read(self.device)
-        seconds = max(time.time() - began, 1e-9)
+        seconds = max(time.monotonic() - began, 1e-9)
         per_step = seconds / max(done - first, 1)
         images = meter.images / max(meter.seconds(), 1e-9)
         self._log({"stage": name, "step": done, "lr": rate, "images_per_second": round(images, 2), **values})
@@ -371,6 +402,7 @@ class Run:
         """Score `predict` on the validation split and write result.json, iou.csv, report.png and report.html: see `report.write_report`."""
         from seglite.report import write_report  # drawing is not needed until here
 
+        self._still_there()
         with parallel.alone():
             result = write_report(self, predict, **content) if self.rank == 0 else None
         parallel.barrier()
@@ -401,10 +433,10 @@ class Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        self.images, self.clock = 0, time.time()
+        self.images, self.clock = 0, time.monotonic()
 
     def seconds(self) -> float:
-        return time.time() - self.clock
+        return time.monotonic() - self.clock
 
     def add(self, values: dict, images: int, world: int) -> None:
         for key, value in values.items():

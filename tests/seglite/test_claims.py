@@ -2,6 +2,7 @@
 
 Started as a program it takes the command line of `seglite.claims` for a method whose "training" looks numbers up: the processes of jobs=2.
 """
+import itertools
 import json
 import os
 import signal
@@ -104,18 +105,23 @@ def test_finished_seeds_are_not_rerun(methods, tmp_path):
     assert (tmp_path / "runs/claims/tiny/claim.png").stat().st_size > 1000
 
 
-def test_seconds_of_killed_starts_count(methods, tmp_path):
-    """Half a minute of an interrupted start, and a killed one that began 100 s ago and wrote its last log line 60 s later."""
-    out, now = tmp_path / "runs/claims/tiny/seed0", time.time()
+@pytest.mark.parametrize("goodbye, expected", [(30, 60), (90, 90)], ids=["killed", "interrupted"])
+def test_seconds_of_earlier_starts_count(goodbye, expected, methods, tmp_path):
+    """A killed start counts up to its last whole log line, an interrupted one up to its goodbye; dates of files and the wall clock say nothing."""
+    out = tmp_path / "runs/claims/tiny/seed0"
     out.mkdir(parents=True)
-    (out / "seconds.json").write_text("30")
-    (out / "open_since.json").write_text(str(now - 100))
-    (out / "log.jsonl").write_text("")
+    (out / "seconds.json").write_text(str(goodbye))
+    (out / "log.jsonl").write_text('{"stage": "main", "step": 1, "seconds": 45.5}\n{"stage": "main", "step": 2, "seconds": 60.0}\n{"stage": "main", "step": 3, "sec')
     for path in out.iterdir():
-        os.utime(path, (now - 40, now - 40))
+        os.utime(path, (0, 0))
     summary = claims.claims(["method=tiny", "seeds=0"], methods[0])
-    assert 1.5 <= summary["minutes_per_seed"][0] < 1.6
-    assert not (out / "open_since.json").exists() and 90 <= json.loads((out / "seconds.json").read_text()) < 96
+    assert expected <= json.loads((out / "seconds.json").read_text()) < expected + 10
+    assert expected / 60 <= summary["minutes_per_seed"][0] + 0.005 and summary["minutes_per_seed"][0] < expected / 60 + 0.17
+
+
+def test_a_jumping_clock_does_not_reach_the_minutes(methods, monkeypatch):
+    monkeypatch.setattr(time, "time", itertools.cycle([2e9, 1e9, 1e9 + 7200]).__next__)
+    assert 0 <= claims.claims(["method=tiny", "seeds=0"], methods[0])["minutes_per_seed"][0] < 0.2
 
 
 def test_other_settings_go_to_another_folder(methods):
@@ -167,13 +173,18 @@ def test_a_seed_that_fails_is_named_and_the_others_finish(methods, tmp_path, cap
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_no_process_outlives_the_command(end, methods, tmp_path):
-    command = subprocess.Popen([sys.executable, __file__, "method=tiny", "seeds=9,1", "jobs=2"], stderr=subprocess.PIPE, text=True)
-    assert wait(lambda: (tmp_path / "ran.txt").exists() and any(seed == "9" for _, seed, *_ in ran())), "seed 9 began"
-    child = next(int(process) for _, seed, process, _ in ran() if seed == "9")
-    command.send_signal(end)
-    assert wait(lambda: not alive(child)), "the process of seed 9 is gone"
-    said = command.communicate(timeout=60)[1]
-    assert "Traceback" not in said and (end != signal.SIGINT or "interrupted; the same command continues" in said), said
+    command, child = subprocess.Popen([sys.executable, __file__, "method=tiny", "seeds=9,1", "jobs=2"], stderr=subprocess.PIPE, text=True), 0
+    try:
+        assert wait(lambda: (tmp_path / "ran.txt").exists() and any(seed == "9" for _, seed, *_ in ran())), "seed 9 began"
+        child = next(int(process) for _, seed, process, _ in ran() if seed == "9")
+        command.send_signal(end)
+        assert wait(lambda: not alive(child), 20), "the process of seed 9 is gone"
+        said = command.communicate(timeout=60)[1]
+        assert "Traceback" not in said and (end != signal.SIGINT or "interrupted; the same command continues" in said), said
+    finally:
+        command.kill()
+        if child and alive(child):
+            os.kill(child, signal.SIGKILL)
 
 
 def wait(what, seconds: float = 120) -> bool:
