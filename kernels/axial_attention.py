@@ -43,6 +43,7 @@ from kernels.axial_tiles import (
 from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl, triton
 
 LOG2_E = 1.4426950408889634
+CACHED_LOGITS = 1 << 19  # 2 MB of float32
 
 
 class RelativePositions(NamedTuple):
@@ -399,16 +400,35 @@ class _AxialAttention(torch.autograd.Function):
         return *gradients.values(), *(_sum_windows(partial[name], tables[name]) if wanted[name] else None for name in tables), None, None, None
 
 
+def _short_lines(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(scale * q k') v for lines q, k [..., N, L, D] and v [..., N, L, E], by batched products.
+
+    Without gradients, which keep every p: one image, then one group at a time while logits would not fit a core's cache (iterating over a tensor
+    splits its first axis). Lines that must be copied become [D, L]: of NCHW maps whole runs along W move, where [L, D] would gather single numbers.
+    """
+    if q.dim() > 3 and not q.requires_grad and q[..., 0].numel() * q.shape[-2] > CACHED_LOGITS:
+        return torch.stack([_short_lines(*part, scale) for part in zip(q, k, v)])
+    a, b, c = (t.flatten(0, -3) if t.stride(-1) == 1 else t.mT.flatten(0, -3).mT for t in (q, k, v))  # [M, L, D], [M, L, D], [M, L, E]
+    p = torch.softmax(torch.bmm(a * scale, b.mT), -1)  # [M, L, L]
+    return torch.bmm(p, c).unflatten(0, q.shape[:-2])
+
+
 def _axial_attention_torch(q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float, relative: RelativePositions) -> Tensor:
-    """The fastest PyTorch form for CPU: which one wins was measured, lessons/05_axial_attention.md has the table."""
+    """The fastest PyTorch form for CPU: which one wins was measured, lessons/05_axial_attention.md has the table.
+
+    relative tables                           the formula: products with table[j-i] beat skewing by as_strided and by gather
+    rows of NCHW, or values wider or          plain products (`_short_lines`), in float32 and float64, up to 64 pixels
+        narrower than keys                    (half precision stays with SDPA, which keeps its logits in float32)
+    rows and columns of NHWC                  SDPA on views
+    everything else, e.g. columns of NCHW     SDPA on copies, as anyone would: the copies are the cost, and no order of copying was faster
+    """
     if any(t is not None for t in relative):
-        return axial_attention_reference(q, k, v, axis, scale, relative)  # products with table[j-i] beat skewing by as_strided and by gather
+        return axial_attention_reference(q, k, v, axis, scale, relative)
     if axis == "column":
         q, k, v = (t.transpose(2, 3) for t in (q, k, v))
     lines, length, values, unit = *q.shape[2:4], v.shape[-1], all(t.stride(-1) == 1 for t in (q, k, v))
-    # half precision stays with SDPA, which keeps its logits in float32
     if q.dtype in (torch.float32, torch.float64) and length <= 64 and ((not unit and axis == "row") or q.shape[-1] != values):
-        out = torch.softmax((q * scale) @ k.transpose(-1, -2), -1) @ v  # [B, G, N, L, E]
+        out = _short_lines(q, k, v, scale)  # [B, G, N, L, E]
     elif unit and q.shape[-1] == values:
         # SDPA wants four axes: merge the lines with the images (rows of NHWC) or the groups (columns of NHWC), whichever needs no copy
         first = 0 if axis == "row" else 1

@@ -155,6 +155,21 @@ def test_op_in_the_middle_of_a_network(poisoned):
     assert_close(gradients["torch"], gradients["reference"])
 
 
+@pytest.mark.parametrize("cached, calls", [(1 << 30, 1), (5 * 7 * 7, 1 + 2 + 2 * 3)], ids=["at once", "group by group"])
+def test_short_lines_in_pieces_that_fit_the_cache(cached, calls, monkeypatch):
+    whole, seen = axial._short_lines, []
+    monkeypatch.setattr(axial, "_short_lines", lambda *t: (seen.append(t[0].shape), whole(*t))[1])
+    monkeypatch.setattr(axial, "CACHED_LOGITS", cached)
+    q, k, v, _ = make_maps(2, 3, 5, 7, 4, 6, "nchw", FP32)
+    with backend.use("torch"):
+        found = axial_attention(q, k, v, "row")
+        assert len(seen) == calls, seen
+        q.requires_grad_()
+        axial_attention(q, k, v, "row")
+        assert len(seen) == calls + 1  # a backward wants every p: nothing to save
+    assert_close(found, axial.axial_attention_reference(q, k, v, "row", 0.5, RelativePositions()))
+
+
 def test_output_keeps_the_memory_order_and_the_inputs():
     for layout in ("nhwc", "nchw"):
         q, k, v, _ = make_maps(2, 2, 3, 5, 4, 6, layout, FP32)
@@ -331,6 +346,18 @@ def test_squeeze_axial_is_p2at(case, poisoned):
             else:  # half: tokens are rounded twice on the way (squeezed, attended), and 1/16 of a head's gradient cancels
                 assert_close(found, expected, dtype, factor=4 if dtype != FP32 else 2, what=f"{path} {name}")
     assert results["triton"][0].is_contiguous(memory_format=memory)
+
+
+@pytest.mark.parametrize("cached, dtype", [(0, FP32), (1 << 19, FP32), (1 << 19, BF16)], ids=str)
+def test_squeeze_axial_on_a_cpu_under_autocast(cached, dtype, monkeypatch):
+    """Both ways of attending, and no recording where nothing asks for gradients: the caller's dtype stays."""
+    monkeypatch.setattr(squeeze_axial, "CACHED_LOGITS", cached)
+    q, k, v = (torch.randn(2, c, 9, 12, generator=torch.Generator().manual_seed(c)).to(dtype) for c in (8, 8, 12))
+    with backend.use("torch"), torch.autocast("cpu", torch.bfloat16):
+        found = squeeze_axial_attention(q, k, v, 2)
+    assert found.dtype == dtype and found.grad_fn is None
+    with backend.use("reference"):
+        assert_close(found, squeeze_axial_attention(q.float(), k.float(), v.float(), 2), dtype, factor=4 if dtype == BF16 else 1)
 
 
 def test_squeeze_and_spread_alone(poisoned):
