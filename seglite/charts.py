@@ -132,6 +132,16 @@ def number(value) -> str:
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def numbers(values: Sequence) -> list[str]:
+    """`number` for a column of a table: floats below 1000 get equally many digits behind the point, so that 0.89 does not stand below 0.831."""
+    texts = [number(v) for v in values]
+    digits = max((len(t.partition(".")[2]) for t in texts), default=0)
+    small = [isinstance(v, (float, np.floating)) and abs(v) < 1000 and "e" not in t for v, t in zip(values, texts)]
+    if digits > 4 or not all(fits or t == "-" for fits, t in zip(small, texts)):
+        return texts
+    return [f"{v:.{digits}f}" if fits else t for v, fits, t in zip(values, small, texts)]
+
+
 def percent(share) -> str:
     """0.5447 -> "54.5"; "-" for None and NaN."""
     return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}"
@@ -386,11 +396,11 @@ def scatter(groups: dict[str, Sequence[tuple[float, float]]], title: str = "", x
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", width: int = 720, strong: Sequence[int] = ()) -> Image.Image:
-    """Rows and columns; words to the left and wrapped, numbers to the right (through `number`). `strong`: row indices in bold."""
-    cells = [[number(v) for v in row] for row in rows]
-    for i, row in enumerate(cells):
+    """Rows and columns; words to the left and wrapped, numbers to the right (through `numbers`). `strong`: row indices in bold."""
+    for i, row in enumerate(rows):
         if len(row) != len(columns):
             raise ValueError(f"row {i} of table {title!r} has {len(row)} cells, expected {len(columns)}: {', '.join(map(str, columns))}")
+    cells = list(zip(*(numbers([row[c] for row in rows]) for c in range(len(columns)))))
     numeric = [bool(rows) and all(not isinstance(r[c], str) for r in rows) for c in range(len(columns))]
     widths = _column_widths([[columns[c], *(r[c] for r in cells)] for c in range(len(columns))], width)
     lines = [[wrap(value, BODY if i else SMALL, w - 14) for value, w in zip(row, widths)] for i, row in enumerate([list(map(str, columns)), *cells])]

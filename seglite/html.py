@@ -14,7 +14,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from seglite.charts import LINES, line_chart, number, percent
+from seglite.charts import LINES, line_chart, number, numbers, percent
 from seglite.metrics import IGNORE
 from seglite.pictures import Report, full_palette, png_bytes, score_of, tiles
 
@@ -116,8 +116,8 @@ def _table(table: dict) -> str:
     kind = lambda c: ' class="n"' if numeric[c] else ""  # noqa: E731
     head = "".join(f"<th{kind(c)}>{escape(str(name))}</th>" for c, name in enumerate(columns))
     body = "".join(
-        ('<tr class="strong">' if i in strong else "<tr>") + "".join(f"<td{kind(c)}>{escape(number(v))}</td>" for c, v in enumerate(row)) + "</tr>"
-        for i, row in enumerate(rows))
+        ('<tr class="strong">' if i in strong else "<tr>") + "".join(f"<td{kind(c)}>{escape(text)}</td>" for c, text in enumerate(row)) + "</tr>"
+        for i, row in enumerate(zip(*(numbers([row[c] for row in rows]) for c in range(len(columns))))))
     note = f' {escape(table["note"])}' if table.get("note") else ""
     caption = f'<caption><b>{escape(table["title"])}</b>{note}</caption>' if table.get("title") else ""
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -141,7 +141,8 @@ def report_html(report: Report) -> str:
     parts = []
     if report.samples:
         rows = "".join(_sample(sample, report.palette) for sample in report.samples)
-        note = "Error: wrong pixels are red, ignored ones hatched. Boundary: true borders are blue (pale where ignored), predicted ones amber on top."
+        note = ("Error: wrong pixels are red, ignored ones hatched. Boundary: true borders are blue (pale where ignored), predicted ones amber on top."
+                if report.has_truth() else "Predictions, and the same laid over the picture.")
         parts.append(_section("What it sees", rows + _legend(report), note))
     if report.per_class:
         note = "Percent. FP and FN are shares of the union, so that IoU + FP + FN = 100."

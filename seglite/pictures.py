@@ -312,6 +312,9 @@ class Report:
     def has_ignored(self) -> bool:
         return any((np.asarray(s["truth"]) == IGNORE).any() for s in self.samples if s.get("truth") is not None)
 
+    def has_truth(self) -> bool:
+        return any(s.get("truth") is not None for s in self.samples)
+
     def note_lines(self) -> list[tuple[str, str]]:
         """Notes as (name, sentence); the name may be empty."""
         return [(str(k), str(v)) for k, v in self.notes.items()] if isinstance(self.notes, dict) else [("", str(n)) for n in self.notes]
@@ -407,7 +410,7 @@ def report_png(report: Report, width: int = WIDTH) -> Image.Image:
     if report.headline:
         parts.append(_cards(report.headline, inner, 30))
     if report.samples:
-        note = "red: wrong pixels; hatched or pale blue: ignored in the truth"
+        note = "red: wrong pixels; hatched or pale blue: ignored in the truth" if report.has_truth() else "predictions, and the same laid over the picture"
         parts += [_heading("What it sees", inner, note), panels(report.samples, report.palette, inner)]
         if len(report.classes) <= 40:
             parts.append(legend(report.classes, report.palette, inner, ignore=report.has_ignored()))
