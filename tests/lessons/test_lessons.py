@@ -114,6 +114,14 @@ def test_an_excerpt_that_drifted_is_noticed():
     assert not stands_in("y = x + 2\nreturn y", source) and not stands_in("return y\ny = x + 1", source)
 
 
+def test_tests_that_a_page_names_exist():
+    """`tests/....py::test_...` as in lesson 16's tables of faults."""
+    named = [(page.name, *match) for page in PAGES for match in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())]
+    assert len(named) > 30, "lesson 16 names a test for each fault"
+    missing = [entry for entry in named if not re.search(rf"^def {entry[2]}\(", (ROOT / entry[1]).read_text(), re.M)]
+    assert not missing, f"no such tests: {missing}"
+
+
 def test_the_times_in_lesson_00_are_current():
     """`python -m lessons.times` would change nothing: reading minutes follow the pages, computing minutes the recorded claims."""
     from lessons import times
