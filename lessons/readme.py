@@ -20,64 +20,89 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDED = {path.stem: path for path in sorted((ROOT / "lessons/claims").glob("*.json"))}
 
 OWN = {
-    "deeplab": "trained with that stride taken out", "p2at": "P2AT", "mgd": "MGD", "cwbass": "CW-BASS, figure", "bas": "BAS", "marsstyle": "+ complement",
-    "zeroseg": "+ both", "mixreorg": "MixReorg", "barm": "BARM"}
+    "deeplab": "trained with that stride taken out", "p2at": "P2AT", "mgd": "MGD", "cwbass": "CW-BASS, figure", "bas": "BAS",
+    "marsstyle": "+ complement", "zeroseg": "+ both", "mixreorg": "MixReorg", "barm": "BARM"}
 """method -> the row that is the paper's own, printed bold"""
 
 SHORT = {
     "trained with that stride taken out": "atrous instead", "CW-BASS, figure": "CW-BASS", "mask, cross-entropy (L_bas off)": "masks by cross-entropy",
-    "+ both": "ZeroSeg", "GroupViT-style, equal compute": "GroupViT-style", "joint, all classes at once": "joint training"}
+    "+ complement": "MARS", "+ both": "ZeroSeg", "GroupViT-style, equal compute": "GroupViT-style", "joint, all classes at once": "joint training"}
 """row of a claim -> what the short table calls it"""
 
 
-def mean(tables: dict, table: str, row: str, metric: str = "mIoU") -> float:
-    """Mean over the seeds. `table` is the beginning of its title."""
-    title, = (t for t in tables if t.startswith(table))
-    return tables[title][row][metric]["mean"]
+def reader(tables: dict, beginning: str, scale: float = 1) -> Callable[[str, str], float]:
+    """A function (row, metric) -> mean over the seeds times `scale`, of the table whose title begins so."""
+    title, = (t for t in tables if t.startswith(beginning))
+    return lambda row, metric="mIoU": scale * tables[title][row][metric]["mean"]
 
 
-def best(tables: dict, table: str, rows: list[str]) -> float:
-    return max(mean(tables, table, row) for row in rows)
+def deeplab(tables: dict) -> str:
+    rates, crf = reader(tables, "C."), reader(tables, "D.")
+    mix = rates("1 2 4 6") - max(rates(f"{r} {r} {r} {r}") for r in (2, 3, 4, 6))
+    return f"four rates of ASPP against the best single one {mix:+.1f}, CRF {crf('scaled to the picture') - crf('before'):+.1f}"
 
 
-def cwbass_against_plain(tables: dict) -> str:
+def p2at(tables: dict) -> str:
+    alone, full = reader(tables, "A."), reader(tables, "E.")
+    lab, psp = (full(row, "ms") / full("P2AT-S", "ms") for row in ("DeepLabV3-50, stride 8", "PSPNet-50, stride 8"))
+    return (f"the context block by itself {alone('squeeze-axial x 2 (P2AT)'):.1f}, bins {alone('pooling in bins (PSPNet)'):.1f}; "
+            f"at full width P2AT-S is {lab:.1f}× as fast as DeepLabV3-50, {psp:.1f}× as PSPNet-50")
+
+
+def mgd(tables: dict) -> str:
+    whose, losses = reader(tables, "B."), reader(tables, "C.")
+    return (f"image and region level on top of the pixel level {losses('L_P + L_I + L_R') - losses('L_P'):+.1f}, "
+            f"the wide teacher on top of the deep one {whose('deep + wide, both') - whose('deep, both'):+.1f}")
+
+
+def cwbass(tables: dict) -> str:
     own, plain = (tables["Student, validation images"][row]["mIoU"]["values"] for row in ("CW-BASS, figure", "plain pseudo labels"))
     return "CW-BASS against plain pseudo labels, seed by seed: " + ", ".join(f"{100 * (a - b):+.1f}" for a, b in zip(own, plain))
 
 
+def bas(tables: dict) -> str:
+    score, masks = reader(tables, "Localisation", 100), "mask, cross-entropy (L_bas off)"
+    return (f"GT-known CAM {score('CAM', 'GT-known'):.1f}, cross-entropy {score(masks, 'GT-known'):.1f}, BAS {score('BAS', 'GT-known'):.1f}; "
+            f"share of the object covered at half height: cross-entropy {score(masks, 'recall at half'):.0f} %, "
+            f"BAS {score('BAS', 'recall at half'):.0f} %")
+
+
+def marsstyle(tables: dict) -> str:
+    closed = reader(tables, "Segmenter", 100)("+ complement", "gap closed")
+    return f"closes {closed:.0f} % of the gap between biased labels and full supervision"
+
+
+def zeroseg(tables: dict) -> str:
+    score, base, own = reader(tables, "Losses", 100), "whole image only", "+ matching"
+    return (f"what matching does to the grounds {score(base, 'grounds'):.1f} → {score(own, 'grounds'):.1f}, "
+            f"to the things {score(base, 'things'):.1f} → {score(own, 'things'):.1f}")
+
+
+def mixreorg(tables: dict) -> str:
+    score, base, own = reader(tables, "Zero-shot", 100), "GroupViT-style, equal compute", "MixReorg"
+    return (f"things {score(base, 'things'):.1f} → {score(own, 'things'):.1f}, "
+            f"grounds {score(base, 'grounds'):.1f} → {score(own, 'grounds'):.1f}")
+
+
+def barm(tables: dict) -> str:
+    score = reader(tables, "Methods")
+    return "BARM against MiB: " + ", ".join(f"{which} classes {score('BARM', which) - score('MiB', which):+.1f}" for which in ("old", "new"))
+
+
 DETAILS: dict[str, Callable[[dict], str]] = {
-    "deeplab": lambda t: f"four rates of ASPP against the best single one {mean(t, 'C.', '1 2 4 6') - best(t, 'C.', [f'{r} {r} {r} {r}' for r in (2, 3, 4, 6)]):+.1f}, "
-                         f"CRF {mean(t, 'D.', 'scaled to the picture') - mean(t, 'D.', 'before'):+.1f}",
-    "p2at": lambda t: f"the context block by itself {mean(t, 'A.', 'squeeze-axial x 2 (P2AT)'):.1f}, bins {mean(t, 'A.', 'pooling in bins (PSPNet)'):.1f}; at full width "
-                      f"P2AT-S is {mean(t, 'E.', 'DeepLabV3-50, stride 8', 'ms') / mean(t, 'E.', 'P2AT-S', 'ms'):.1f}× as fast as DeepLabV3-50, "
-                      f"{mean(t, 'E.', 'PSPNet-50, stride 8', 'ms') / mean(t, 'E.', 'P2AT-S', 'ms'):.1f}× as PSPNet-50",
-    "mgd": lambda t: f"image and region level on top of the pixel level {mean(t, 'C.', 'L_P + L_I + L_R') - mean(t, 'C.', 'L_P'):+.1f}, the wide teacher on top of "
-                     f"the deep one {mean(t, 'B.', 'deep + wide, both') - mean(t, 'B.', 'deep, both'):+.1f}",
-    "cwbass": cwbass_against_plain,
-    "bas": lambda t: f"GT-known CAM {100 * mean(t, 'Local', 'CAM', 'GT-known'):.1f}, cross-entropy "
-                     f"{100 * mean(t, 'Local', 'mask, cross-entropy (L_bas off)', 'GT-known'):.1f}, BAS {100 * mean(t, 'Local', 'BAS', 'GT-known'):.1f}; share of the object "
-                     f"covered at half height: cross-entropy {100 * mean(t, 'Local', 'mask, cross-entropy (L_bas off)', 'recall at half'):.0f} %, "
-                     f"BAS {100 * mean(t, 'Local', 'BAS', 'recall at half'):.0f} %",
-    "marsstyle": lambda t: f"closes {100 * mean(t, 'Segmenter', '+ complement', 'gap closed'):.0f} % of the gap between biased labels and full supervision",
-    "zeroseg": lambda t: f"what matching does to the grounds {100 * mean(t, 'Losses', 'whole image only', 'grounds'):.1f} → {100 * mean(t, 'Losses', '+ matching', 'grounds'):.1f}, "
-                         f"to the things {100 * mean(t, 'Losses', 'whole image only', 'things'):.1f} → {100 * mean(t, 'Losses', '+ matching', 'things'):.1f}",
-    "mixreorg": lambda t: f"things {100 * mean(t, 'Zero', 'GroupViT-style, equal compute', 'things'):.1f} → {100 * mean(t, 'Zero', 'MixReorg', 'things'):.1f}, "
-                          f"grounds {100 * mean(t, 'Zero', 'GroupViT-style, equal compute', 'grounds'):.1f} → {100 * mean(t, 'Zero', 'MixReorg', 'grounds'):.1f}",
-    "barm": lambda t: f"BARM against MiB: old classes {mean(t, 'Methods', 'BARM', 'old') - mean(t, 'Methods', 'MiB', 'old'):+.1f}, "
-                      f"new {mean(t, 'Methods', 'BARM', 'new') - mean(t, 'Methods', 'MiB', 'new'):+.1f}",
-}
+    "deeplab": deeplab, "p2at": p2at, "mgd": mgd, "cwbass": cwbass, "bas": bas, "marsstyle": marsstyle,
+    "zeroseg": zeroseg, "mixreorg": mixreorg, "barm": barm}
 """method -> what its row of the long table says besides the headline"""
 
 
 def means(method: str, summary: dict) -> str:
-    """The short table's numbers: "59.6 biased labels<br>**78.6 MARS**" with spaces that do not break, shares in percent, the metric where it is not mIoU."""
+    """The short table's numbers: "59.6 biased labels<br>**78.6 MARS**", in percent; the metric is named where it is not mIoU."""
     table, metric, rows = METHODS[method].CLAIM["headline"]
     entries = {row: summary["tables"][table][row][metric] for row in rows}
     scale = 100 if all(abs(v) <= 1 for entry in entries.values() for v in entry["values"]) else 1
     lines = []
     for row, entry in entries.items():
-        name = "MARS" if method == "marsstyle" and row == OWN[method] else SHORT.get(row, row)
-        text = f"{scale * entry['mean']:.1f} {name}".replace(" ", "\u00a0")  # one row, one line
+        text = f"{scale * entry['mean']:.1f} {SHORT.get(row, row)}".replace(" ", "\u00a0")  # one row, one line
         lines.append(f"**{text}**" if row == OWN[method] else text)
     return "<br>".join(lines) + ("\u00a0(PxAP)" if metric == "PxAP" else "")
 
@@ -97,7 +122,8 @@ def rewritten(readme: str) -> str:
         cells[2], cells[3] = means(method, summary), f"{held(summary)}: {cells[3].split(': ', 1)[1]}"
         lines[i] = " | ".join(cells)
         i, = (i for i, line in enumerate(lines) if line.startswith(f"| {method} |"))
-        lines[i] = f"| {method} | {headline(METHODS[method], summary)}; {DETAILS[method](summary['tables'])} ([tables](lessons/claims/{method}.json)) |"
+        said = f"{headline(METHODS[method], summary)}; {DETAILS[method](summary['tables'])}"
+        lines[i] = f"| {method} | {said} ([tables](lessons/claims/{method}.json)) |"
     return "\n".join(lines) + "\n"
 
 

@@ -410,7 +410,8 @@ def report_png(report: Report, width: int = WIDTH) -> Image.Image:
     if report.headline:
         parts.append(_cards(report.headline, inner, 30))
     if report.samples:
-        note = "red: wrong pixels; hatched or pale blue: ignored in the truth" if report.has_truth() else "predictions, and the same laid over the picture"
+        note = "red: wrong pixels; hatched or pale blue: ignored in the truth"
+        note = note if report.has_truth() else "predictions, and the same laid over the picture"
         parts += [_heading("What it sees", inner, note), panels(report.samples, report.palette, inner)]
         if len(report.classes) <= 40:
             parts.append(legend(report.classes, report.palette, inner, ignore=report.has_ignored()))

@@ -42,7 +42,8 @@ def test_the_short_table_has_the_recorded_means_and_names_what_fails(path):
     scale = 100 if max(map(abs, recorded)) <= 1 else 1
     assert [re.match(r"(?:\*\*)?(-?\d+\.\d)", line)[1] for line in miniature.split("<br>")] == [f"{scale * value:.1f}" for value in recorded]
     held, said = sum(s["holds"] for s in summary["statements"]), len(summary["statements"])
-    assert verdict.startswith(f"{held} of {said}: ") and not re.search(r"\d", verdict.split(": ", 1)[1]), "numbers beside the count are not compared with the record"
+    assert verdict.startswith(f"{held} of {said}: ")
+    assert not re.search(r"\d", verdict.split(": ", 1)[1]), "numbers beside the count are not compared with the record"
     assert (held == said) != ("**" in verdict), "a claim that misses a statement says in bold what does not hold, and only such a claim"
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seglite.charts import (
-    LINES, SMALL, Canvas, _Axes, _column_widths, bar_chart, line_chart, number, numbers, percent, plain, scatter, shorten, table, text_width, ticks, wrap)
+    LINES, SMALL, Canvas, _Axes, _column_widths, bar_chart, line_chart, number, numbers, percent,
+    plain, scatter, shorten, table, text_width, ticks, wrap)
 from seglite.html import report_html
 from seglite.metrics import Confusion
 from seglite.pictures import (
@@ -166,7 +167,8 @@ def test_bad_input_is_named(call, words):
 
 
 @pytest.mark.parametrize("values,texts", [
-    ([0.81, 0.831, 0.89], ["0.810", "0.831", "0.890"]), ([92.93, 81.0, 88.8], ["92.93", "81.00", "88.80"]), ([0.5, None, float("nan")], ["0.5", "-", "-"]),
+    ([0.81, 0.831, 0.89], ["0.810", "0.831", "0.890"]), ([92.93, 81.0, 88.8], ["92.93", "81.00", "88.80"]),
+    ([0.5, None, float("nan")], ["0.5", "-", "-"]),
     ([3, 0.25], ["3", "0.25"]), ([1.0, 2.0], ["1", "2"]), ([0.5, 7.1e-5], ["0.5", "7.1e-05"]), ([0.5, 43.6e6], ["0.5", "43.6 M"]),
     ([12.5, 0.0001236], ["12.5", "0.0001236"]), (["a", 0.5], ["a", "0.5"]), ([], []), ([np.float32(0.25), 0.5], ["0.25", "0.50"])])
 def test_a_column_of_floats_shares_its_digits(values, texts):
