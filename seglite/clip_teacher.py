@@ -24,6 +24,7 @@ from seglite.data import Batches, generator, normalise
 from seglite.data.captions import Images, one_caption
 from seglite.data.squares import RandomSquare, cells, centre_square, grid_views
 from seglite.losses import contrastive
+from seglite.metrics import Confusion
 from seglite.nets.clip import MEAN, STD, Clip, LockedTower, clip_tiny, load_clip
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.weights import load_weights
@@ -195,24 +196,27 @@ class Views:
 
 
 @torch.no_grad()
-def crop_accuracy(run, teacher: ClipTeacher, grids: Sequence[int], prompts: str, images: int = 200) -> dict[str, float]:
-    """Share of cells whose nearest word is the class that fills most of the cell: {"1x1": ..., "2x2": ...}. Needs masks; for reports only."""
+def name_cells(run, teacher: ClipTeacher, size: int, prompts: str, images: int = 200) -> dict:
+    """What the crops know by themselves: every one of size x size cells gets its nearest word, and the whole cell is painted with it.
+
+    {"right": share of cells whose word is the class that fills most of them, "counts": confusion of the painted label maps, int64 [K, K]}.
+    Needs masks; for reports and claims only.
+    """
     data = run.truth("val")
-    words, found = teacher.words(data.classes[1:], prompts), {}
-    shown = [data.read(i, ("image", "mask")) for i in range(min(images, len(data)))]
-    shown = [s for s in shown if s["image"].shape[0] == s["image"].shape[1]]
-    for s in grids:
-        right = total = 0
-        for sample in shown:
-            vectors = F.normalize(teacher.images(grid_views(sample["image"], (s,), teacher.side)), dim=1)
-            guesses = (vectors @ words.T).argmax(1) + 1
-            side = sample["mask"].shape[0]
-            for guess, (left, top, right_, bottom) in zip(guesses.tolist(), cells((s,))):
-                cell = sample["mask"][round(top * side) : round(bottom * side), round(left * side) : round(right_ * side)]
-                right += int(np.bincount(cell.ravel(), minlength=256)[:255].argmax() == guess)
-                total += 1
-        found[f"{s}x{s}"] = right / max(total, 1)
-    return found
+    words, painted, right, total = teacher.words(data.classes[1:], prompts), Confusion(data.classes), 0, 0
+    for i in range(min(images, len(data))):
+        sample = data.read(i, ("image", "mask"))
+        if sample["image"].shape[0] != sample["image"].shape[1]:
+            continue
+        vectors = F.normalize(teacher.images(grid_views(sample["image"], (size,), teacher.side)), dim=1)
+        labels, side = np.empty_like(sample["mask"]), sample["mask"].shape[0]
+        for word, box in zip(((vectors @ words.T).argmax(1) + 1).tolist(), cells((size,))):
+            left, top, end, bottom = (round(edge * side) for edge in box)
+            right += int(np.bincount(sample["mask"][top:bottom, left:end].ravel(), minlength=256)[:255].argmax() == word)
+            labels[top:bottom, left:end] = word
+            total += 1
+        painted.add(sample["mask"], labels)
+    return {"right": right / max(total, 1), "counts": painted.counts}
 
 
 @torch.no_grad()
