@@ -1,6 +1,7 @@
 """The dense CRF on a CPU: seconds against pydensecrf's C++ on photographs, and where ours go, stage by stage.
 
     python -m kernels.bench_crf im1.png im2.png im3.png                # --threads 1 --rounds 5 --json crf.json
+    python -m kernels.bench_crf im1.png im2.png im3.png --exact        # no times: how many labels are wrong, a minute of one CPU
 
 Six cases for three photographs: each is resized to 500 x 375, with smooth random scores of 21 labels (a stride-8 network's, say), 10 updates,
 symmetric normalisation, and the parameters of pydensecrf's README (80/13, smoothness 3) and of DeepLab (67/3, smoothness 1). Set-up is
@@ -10,6 +11,9 @@ size does).
 Ours and pydensecrf take turns in one process. With one thread a line gives CPU seconds, which other processes disturb least; with more it gives
 wall-clock seconds, which mean something on a quiet machine only. A time is the least of the rounds. pydensecrf always runs on one thread, and is
 left out where nobody has built it.
+
+`--exact` compares the labels after ten updates with those of the sum over all pairs of pixels in float64, written out below without any of the
+package's filters. Every update needs every pixel's last one, so a sample of the pixels would not do: the photographs are made 100 x 75 instead.
 """
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ from kernels import permutohedral
 from kernels.dense_crf import Bilateral, Gaussian, _prepare, mean_field, pixel_features
 
 SETTINGS = {"80/13": (Gaussian(3.0, 3.0), Bilateral(80.0, 13.0, 10.0)), "67/3": (Gaussian(1.0, 3.0), Bilateral(67.0, 3.0, 4.0))}
+EXACT_PIXELS = 12_000
 INSTALLED = importlib.util.find_spec("pydensecrf") is not None
 
 
@@ -56,6 +61,29 @@ def scene(path: Path, labels: int, size: tuple[int, int]) -> tuple[torch.Tensor,
     coarse = np.random.default_rng(0).normal(size=(labels, height // 8 + 2, width // 8 + 2)).astype(np.float32)
     scores = np.stack([np.array(Image.fromarray(c).resize(size, Image.Resampling.BILINEAR)) for c in coarse]) * 3
     return -torch.log_softmax(torch.from_numpy(scores), 0).clamp(min=-11.5)[None], image.contiguous()
+
+
+def exact(unary: torch.Tensor, image: torch.Tensor, kernels: tuple[Gaussian, Bilateral], iterations: int = 10) -> torch.Tensor:
+    """Mean field over all pairs of pixels in float64, the matrix in memory: unary [1, K, H, W], image [1, 3, H, W] -> [1, K, H, W]."""
+    smooth, colour = kernels
+    prior = -unary[0].double().flatten(1).t()  # [N, K]
+    messages = torch.zeros(len(prior), len(prior), dtype=torch.float64)  # [N, N]
+    for kernel, channels, srgb in ((smooth, 0, ()), (colour, 3, colour.srgb)):
+        features = pixel_features(image[:, :channels].double(), kernel.sxy, srgb)[0]  # [N, 2 + channels]
+        pairs = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(-0.5).exp_()  # [N, N]
+        root = pairs.sum(1).rsqrt()  # [N]
+        messages += pairs.mul_(root).mul_(kernel.weight * root[:, None])
+    q = torch.softmax(prior, 1)  # [N, K]
+    for _ in range(iterations):
+        q = torch.softmax(prior + messages @ q, 1)  # [N, K]
+    return q.t().view(unary.shape)
+
+
+def wrong_labels(unary: torch.Tensor, image: torch.Tensor, kernels: tuple[Gaussian, Bilateral]) -> dict[str, float]:
+    """The share of labels that differ from the exact sum's, of ours and of pydensecrf where it is installed."""
+    truth = exact(unary, image, kernels).argmax(1)
+    found = {"ours": mean_field(unary, image, kernels, method="lattice")} | ({"pydensecrf": pydensecrf(unary, image, kernels)} if INSTALLED else {})
+    return {name: float((q.argmax(1) != truth).float().mean()) for name, q in found.items()}
 
 
 class Watch:
@@ -133,13 +161,29 @@ def stages(unary: torch.Tensor, image: torch.Tensor, kernels: tuple[Gaussian, Bi
     return {**best, "sum": parts, "whole call": whole.best["whole"]}
 
 
+def report_wrong_labels(given: argparse.Namespace, machine: dict, size: tuple[int, int]) -> int:
+    """The table of `--exact`, printed and written."""
+    print(f"labels that differ from the exact float64 sum's after 10 updates; {given.labels} labels, {given.size}, torch {machine['torch']}, "
+          f"{machine['date']}")
+    rows = []
+    for name in [given.settings] if given.settings else SETTINGS:
+        for path in given.photographs:
+            wrong = wrong_labels(*scene(path, given.labels, size), SETTINGS[name])
+            rows.append({"photograph": path.name, "settings": name, "wrong": wrong})
+            print(f"{name:6} {path.name:10} " + "   ".join(f"{who} {share:.2%}" for who, share in wrong.items()), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps({"machine": machine, "size": given.size, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     from kernels.bench import describe_machine
 
     parser = argparse.ArgumentParser(prog="python -m kernels.bench_crf",
                                      description="The CPU dense CRF against pydensecrf on photographs, and by stage.")
     parser.add_argument("photographs", nargs="+", type=Path)
-    parser.add_argument("--size", default="500x375", help="pixels, width x height (default: 500x375)")
+    parser.add_argument("--exact", action="store_true", help="the share of wrong labels against the exact sum in float64, instead of times")
+    parser.add_argument("--size", help="pixels, width x height (default: 500x375, with --exact 100x75)")
     parser.add_argument("--labels", type=int, default=21)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -148,11 +192,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the record here")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    given.size = given.size or ("100x75" if given.exact else "500x375")
+    width, height = (int(v) for v in given.size.split("x"))
     machine = describe_machine("cpu")
+    if given.exact:
+        if width * height > EXACT_PIXELS:
+            parser.error(f"--exact keeps two matrices of pixels x pixels in float64: {given.size} would take {16e-9 * (width * height) ** 2:.0f} GB; "
+                         f"at most {EXACT_PIXELS} pixels, e.g. --size 100x75")
+        return report_wrong_labels(given, machine, (width, height))
     clock = "CPU seconds" if given.threads == 1 else "wall-clock seconds"
     print(f"{machine['name']}, torch {machine['torch']}, {given.threads} thread(s), {machine['date']}; {given.labels} labels, {given.size}; {clock}, "
           f"least of {given.rounds} rounds; pydensecrf {'by turns' if INSTALLED else 'is not installed'}")
-    width, height = (int(v) for v in given.size.split("x"))
     rows, tables = [], {}
     for name in [given.settings] if given.settings else SETTINGS:
         for path in given.photographs:
