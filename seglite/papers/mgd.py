@@ -562,7 +562,7 @@ RECIPES = {
         "teacher_training": "ema", "burn_in": 0.8, "lambda_image": 0.021, "lambda_region": 50.0, "augment.long_side": 240, "augment.scale_min": 0.75,
         "augment.scale_max": 1.5, "augment.crop": 128, "test_scales": (0.5,),
         **{f"{stage}.{key}": value for stage in ("deep_train", "wide_train", "train")
-           for key, value in (("steps", 160), ("batch", 8), ("lr", 0.02), ("channels_last", True))},
+           for key, value in (("steps", 600), ("batch", 8), ("lr", 0.02), ("channels_last", True))},
     },
     "paper": {
         "student": "resnet18", "deep": "resnet101", "wide": "wide_resnet50_2", "labels": "1/8", "lambda_image": 0.084, "lambda_region": 100.0,
