@@ -357,12 +357,12 @@ def score(settings: Settings, methods: dict | None = None, say: Callable[[str], 
             rows[f"searched {spell(found)}"] = with_crf(base, data, found, settings.skip_below)
         rows |= {name: with_crf(base, data, preset, settings.skip_below) for name, preset in presets.items()}
         say(f"{len(indices)} of {len(data)} images")
-        began = time.time()
+        began = time.monotonic()
 
         def progress(done, total, so_far):
             if done * 10 // total > (done - 1) * 10 // total:
                 reached = ", ".join(f"{name} {100 * r.confusion.miou():.2f}" for name, r in so_far.items() if r.confusion.counts.any())
-                say(f"  {done}/{total} images, {time.time() - began:.0f} s" + (f", mIoU so far: {reached}" if reached else ""))
+                say(f"  {done}/{total} images, {time.monotonic() - began:.0f} s" + (f", mIoU so far: {reached}" if reached else ""))
 
         results, whole = evaluate_many(rows, data, device, settings.keep, settings.widths, indices, progress), {}
         show(results, say)

@@ -167,7 +167,7 @@ def export(settings: Settings, methods: dict | None = None, say: Callable[[str],
         image = torch.randint(0, 256, (1, 3, height, width), generator=generator, dtype=torch.uint8) if first is None else \
             first.repeat(1, 1, -(-height // first.shape[2]), -(-width // first.shape[3]))[..., :height, :width].contiguous()
         image = image.to(device)
-        began = time.time()
+        began = time.monotonic()
         program, exported = choose_program(predict, data, settings, image, say)
         about = {"classes": list(data.classes), "palette": data.palette.tolist(), "mean": list(data.mean), "std": list(data.std),
                  "input": f"uint8 [1, 3, {height}, {width}] RGB", "sizes": settings.sizes, "output": settings.gives, "run": settings.run or settings.model, "torch": torch.__version__}
@@ -186,7 +186,7 @@ def export(settings: Settings, methods: dict | None = None, say: Callable[[str],
         files.write_bytes(path, buffer.getvalue())
         files.write_json(path.with_suffix(".json"), about)
         say(f"{path}: {len(buffer.getvalue()) / 2**20:.1f} MiB, {height} x {width}{' and other sizes' if settings.sizes == 'any' else ''}, reloaded, "
-            f"largest difference {worst:.2g} of scores up to {scale:.3g}, {time.time() - began:.0f} s")
+            f"largest difference {worst:.2g} of scores up to {scale:.3g}, {time.monotonic() - began:.0f} s")
         return path
     finally:
         close()
