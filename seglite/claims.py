@@ -1,7 +1,7 @@
 """Rerun a paper's claim in miniature: baseline, each component, the full method, on several seeds, with equal budget.
 
     python -m seglite.claims method=marsstyle seeds=0,1,2
-    python -m seglite.claims method=all                      every paper; ends with the miniature column of README's table
+    python -m seglite.claims method=all                      every paper; ends with README's table "miniature in full"
     python -m seglite.claims method=all jobs=2               two seeds at a time, each in a process of its own
 
 With jobs=N each process gets cores // N threads unless threads= says otherwise. Small networks gain little from a second thread, so two

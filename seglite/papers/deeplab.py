@@ -528,7 +528,7 @@ RECIPES = {
 DEVIATIONS = (
     "Caffe's iter_size 10 with batch 1 sums ten losses, each a mean over its own image; train.micro_batch=1 averages them alike: the same gradient at "
     "our learning rate.",
-    "Section 4.1.2 starts from MS-COCO weights; weights= takes any file, and with ImageNet alone several points are lost (spec, section 6).",
+    "Section 4.1.2 starts from MS-COCO weights; weights= takes any file, and with ImageNet alone several points are lost.",
     "Colours are normalised as torchvision does (x/255, mean and deviation), not by subtracting the BGR mean: published PyTorch weights expect it.",
     "ResNet's pool rounds down, Caffe's up: equal for sides of 8k + 1, which crops and padding ensure.",
     "Miniatures learn by Adam from random numbers and have one learning rate; SGD with the groups x1 x2 x10 x20 is for pretrained bodies.",

@@ -89,7 +89,7 @@ def test_size_paper_is_the_published_recipe():
 
 
 def test_the_heavy_rivals_are_the_published_ones():
-    """torchvision's deeplabv3_resnet50 has 42,004,074 parameters, of them 2,365,205 in an auxiliary head; a stride-8 ResNet-50 takes 262.8 GMAC (spec, section 7)."""
+    """torchvision's deeplabv3_resnet50 has 42,004,074 parameters, of them 2,365,205 in an auxiliary head; a stride-8 ResNet-50 takes 262.8 GMAC."""
     with torch.device("meta"):
         assert count_parameters(DeepLabV3(resnet50(classes=0, output_stride=8), 21)) == 42_004_074 - 2_365_205
         psp = PSPNet(resnet50(classes=0, output_stride=8), 21)
