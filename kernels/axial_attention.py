@@ -347,10 +347,11 @@ def backward_launches(maps: dict, tables: dict, lse: Tensor, gradients: dict, wa
     programs = images * groups * triton.cdiv(arguments["OTHER"], tiles["LINES"])
     out = {f"p_{name}": t for name, t in gradients.items()} | {f"s_{name}": _line_strides(t, axis) for name, t in gradients.items()}
     whole = length <= min(block_q, block_k)
-    launches = [_launch(axial_backward_keys, (programs, triton.cdiv(length, block_k)), arguments, tiles, **out, BLOCK_Q=block_q, BLOCK_K=block_k, WHOLE=whole)]
+    grid = (programs, triton.cdiv(length, block_k))
+    launches = [_launch(axial_backward_keys, grid, arguments, tiles, **out, BLOCK_Q=block_q, BLOCK_K=block_k, WHOLE=whole)]
     if not whole:
         eight = tiles["LINES"] == 8 and arch == "sm90"  # dq of eight lines spills in 8 warps with triton 3.6; dk and dv would in 16
-        launches.append(_launch(axial_backward_queries, (programs, triton.cdiv(length, block_k)), arguments, tiles | ({"num_warps": 16} if eight else {}),
+        launches.append(_launch(axial_backward_queries, grid, arguments, tiles | ({"num_warps": 16} if eight else {}),
                                 p_dq=out["p_dq"], s_dq=out["s_dq"], BLOCK_Q=block_k, BLOCK_K=block_q))
     partial = {}
     if any(wanted.values()):
@@ -359,8 +360,8 @@ def backward_launches(maps: dict, tables: dict, lse: Tensor, gradients: dict, wa
         for name, width in (("rq", arguments["BLOCK_D"]), ("rk", arguments["BLOCK_D"]), ("rv", arguments["BLOCK_E"])):
             shape = (shares, groups, diagonals, 2 * block, width)
             partial[name] = torch.empty(shape, dtype=torch.float32, device=lse.device) if wanted[name] else None
-        launches.append(_launch(axial_backward_tables, (diagonals, groups, shares), arguments, tiles | {"num_warps": tiles["table_warps"]}, B=images, BLOCK=block,
-                                **{f"p_d{name}": t for name, t in partial.items()}))
+        launches.append(_launch(axial_backward_tables, (diagonals, groups, shares), arguments, tiles | {"num_warps": tiles["table_warps"]},
+                                B=images, BLOCK=block, **{f"p_d{name}": t for name, t in partial.items()}))
     return launches, partial
 
 
@@ -391,10 +392,10 @@ class _AxialAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, out, lse, *tables = ctx.saved_tensors
-        tables = dict(zip(("rq", "rk", "rv"), tables))
+        maps, tables = {"q": q, "k": k, "v": v, "o": out, "grad": grad}, dict(zip(("rq", "rk", "rv"), tables))
         gradients = {"dq": torch.empty_like(q), "dk": torch.empty_like(k), "dv": torch.empty_like(v)}
         wanted = dict(zip(tables, ctx.needs_input_grad[3:6]))
-        launches, partial = backward_launches({"q": q, "k": k, "v": v, "o": out, "grad": grad}, tables, lse, gradients, wanted, *ctx.settings, _arch(q.device))
+        launches, partial = backward_launches(maps, tables, lse, gradients, wanted, *ctx.settings, _arch(q.device))
         for kernel, grid, arguments, options in launches:
             kernel[grid](**arguments, **launch_options(**options))
         return *gradients.values(), *(_sum_windows(partial[name], tables[name]) if wanted[name] else None for name in tables), None, None, None
@@ -452,9 +453,11 @@ def _check(q: Tensor, k: Tensor, v: Tensor, axis: str, relative: RelativePositio
             raise ValueError(f"axial_attention: {name} must be [B, G, H, W, channels]; got {t.dim()} axes, shape {tuple(t.shape)}; "
                              "an NHWC map becomes x.unflatten(-1, (G, -1)).permute(0, 3, 1, 2, 4)")
     if q.shape != k.shape or q.shape[:4] != v.shape[:4]:
-        raise ValueError(f"axial_attention: q and k must have one shape, and v the same B, G, H, W; got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}")
+        raise ValueError("axial_attention: q and k must have one shape, and v the same B, G, H, W; "
+                         f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}")
     if not (q.dtype == k.dtype == v.dtype) or not q.is_floating_point():
-        raise TypeError(f"axial_attention: q, k and v must share one floating-point dtype; got {q.dtype}, {k.dtype}, {v.dtype}; convert them with .to(...)")
+        raise TypeError(f"axial_attention: q, k and v must share one floating-point dtype; got {q.dtype}, {k.dtype}, {v.dtype}; "
+                        "convert them with .to(...)")
     if not (q.device == k.device == v.device):
         raise ValueError(f"axial_attention: q, k and v must be on one device; got {q.device}, {k.device}, {v.device}")
     groups, length = q.shape[1], q.shape[3 if axis == "row" else 2]

@@ -121,7 +121,8 @@ def atrous_conv_cases(device: str) -> list[Case]:
         weights = len(rates) * n_out * channels // groups * 9
         maps = batch * height * width * (channels + n_out)
         return Case(f"atrous_conv/{name}-{'training' if backward else 'forward'}-{str(dtype).removeprefix('torch.')}", build,
-                    bytes=size * (maps + weights) * (2 if backward else 1), flops=passes * 2.0 * batch * height * width * weights, aims=aims, agree=agree)
+                    bytes=size * (maps + weights) * (2 if backward else 1),
+                    flops=passes * 2.0 * batch * height * width * weights, aims=aims, agree=agree)
 
     pyramid = (6, 12, 18, 24)
     if not cuda:
@@ -168,7 +169,8 @@ def axial_attention_cases(device: str) -> list[Case]:
 
             q, k, v = (a_map() for _ in range(3))
             upstream = a_map().detach()
-            tables = [torch.randn(2 * length - 1, D, generator=generator).to(device, dtype).mul(0.3).requires_grad_(backward) for _ in range(3 * relative)]
+            tables = [torch.randn(2 * length - 1, D, generator=generator).to(device, dtype).mul(0.3).requires_grad_(backward)
+                      for _ in range(3 * relative)]
             positions = RelativePositions(*tables)
 
             def sdpa_on_copies():
@@ -218,7 +220,8 @@ def axial_attention_cases(device: str) -> list[Case]:
     def squeeze_case(H, W, backward):
         def build():
             generator = torch.Generator().manual_seed(0)
-            q, k, v, upstream = (torch.randn(B, c, H, W, generator=generator).to(device, dtype).requires_grad_(backward) for c in (128, 128, 256, 256))
+            q, k, v, upstream = (torch.randn(B, c, H, W, generator=generator).to(device, dtype).requires_grad_(backward)
+                                 for c in (128, 128, 256, 256))
 
             def eager():
                 def branch(dim):
@@ -450,7 +453,8 @@ def describe_aim(aim: dict) -> str:
 def format_row(row: dict) -> str:
     if "error" in row:
         return f"{row['case']}\n    did not run: {row['error']}"
-    lines = [f"{row['case']}", f"    ours {row['ours_ms']:.3f} ms   best possible {row['roofline_ms']:.3f} ms ({row['roofline_fraction']:.0%} reached)"]
+    lines = [row["case"],
+             f"    ours {row['ours_ms']:.3f} ms   best possible {row['roofline_ms']:.3f} ms ({row['roofline_fraction']:.0%} reached)"]
     for name, peer in row["peers"].items():
         if "error" in peer:
             lines.append(f"    {name}: {peer['error']}")
@@ -502,7 +506,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         red = ladder.red_rungs(kernels)
         if red:
-            print("refused: these rungs are red, so speed means nothing yet (see python -m kernels.ladder; --unchecked measures anyway)", file=sys.stderr)
+            print("refused: these rungs are red, so speed means nothing yet (see python -m kernels.ladder; --unchecked measures anyway)",
+                  file=sys.stderr)
             print("\n".join(f"    {line}" for line in red), file=sys.stderr)
             return 1
         ladder_says = "no red rung"
@@ -511,8 +516,8 @@ def main(arguments: list[str] | None = None) -> int:
     clock = Clock(given.device)
     roof = roofline(given.device, clock)
     print(f"{machine['name']}, torch {machine['torch']}, triton {machine['triton']}, {machine['threads']} CPU threads; ladder: {ladder_says}")
-    print(f"roofline measured here: copy {roof['copy_bytes_per_s'] / 1e9:.4g} GB/s, {roof['matmul_dtype']} matmul {roof['matmul_flops_per_s'] / 1e12:.3g} TFLOP/s, "
-          f"{roof['exp_per_s'] / 1e9:.3g} G exp/s\n")
+    print(f"roofline measured here: copy {roof['copy_bytes_per_s'] / 1e9:.4g} GB/s, "
+          f"{roof['matmul_dtype']} matmul {roof['matmul_flops_per_s'] / 1e12:.3g} TFLOP/s, {roof['exp_per_s'] / 1e9:.3g} G exp/s\n")
     rows = []
     for kernel in kernels:
         for case in CASES[kernel](given.device):
@@ -528,7 +533,8 @@ def main(arguments: list[str] | None = None) -> int:
                 torch.cuda.empty_cache()
     aims = [a for r in rows for a in r.get("aims", [])]
     losses = [f"{r['case']} to {n}" for r in rows for n, p in r.get("peers", {}).items() if p.get("ratio", 1) < 1]
-    print(f"\n{len(rows)} cases, {sum(a['held'] for a in aims)} of {len(aims)} aims held, {len(losses)} losses{': ' + '; '.join(losses) if losses else ''}")
+    print(f"\n{len(rows)} cases, {sum(a['held'] for a in aims)} of {len(aims)} aims held, {len(losses)} losses"
+          f"{': ' + '; '.join(losses) if losses else ''}")
     if given.json:
         record = {"machine": machine, "ladder": ladder_says, "roofline": roof, "rounds": given.rounds, "losses": losses, "rows": rows}
         given.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -20,7 +20,8 @@ Another triton can be checked without a second environment: install it beside an
 How to add a kernel: write a function `<file>_variants() -> list[Variant]` in the section below (one per kernel file, import the
 kernel inside it) and name it in VARIANTS. A variant is one launch as the wrapper makes it: what the JIT would find out by itself from
 the arguments (types, the constant 1, divisibility by 16) is written down here; `from_launch` does it from the very arguments of a
-launch (see patch_mix). Take tile sizes from the kernel file's own table, so that this file compiles what is launched. Then write the budget lines with --write-budget and commit them.
+launch (see patch_mix). Take tile sizes from the kernel file's own table, so that this file compiles what is launched. Then write the
+budget lines with --write-budget and commit them.
 """
 from __future__ import annotations
 
@@ -184,8 +185,8 @@ def axial_attention_variants() -> list[Variant]:
     def add(name, target, launch, **claims):
         kernel, _, given, options = launch
         pointers = {n: pointer[t.dtype] for n, t in given.items() if isinstance(t, torch.Tensor)}
-        found.append(from_launch(f"axial_attention/{name}-{target}", kernel, pointers, given, warps=options["num_warps"], stages=options["num_stages"],
-                                 targets=(target,), **claims))
+        found.append(from_launch(f"axial_attention/{name}-{target}", kernel, pointers, given, warps=options["num_warps"],
+                                 stages=options["num_stages"], targets=(target,), **claims))
 
     def both_ways(name, axis, length, channels, nhwc, relative=False, dtype=torch.bfloat16):
         def a_map(c):
@@ -199,9 +200,11 @@ def axial_attention_variants() -> list[Variant]:
         for arch, target in (("sm80", "sm_80"), ("sm90", "sm_90"), ("hip", "gfx942")):
             maps, setting = {"q": q, "k": k, "v": v, "o": o}, (axis, channels ** -0.5, "ieee", arch)
             launches = [axial.forward_launch(maps, tables, lse, *setting)]
-            launches += axial.backward_launches(maps | {"grad": grad}, tables, lse, {"dq": dq, "dk": dk, "dv": dv}, dict.fromkeys(tables, relative), *setting)[0]
+            gradients, wanted = {"dq": dq, "dk": dk, "dv": dv}, dict.fromkeys(tables, relative)
+            launches += axial.backward_launches(maps | {"grad": grad}, tables, lse, gradients, wanted, *setting)[0]
+            half = dtype != torch.float32
             for launch in launches:
-                add(f"{name}-{steps[launch[0].__name__]}", target, launch, dot=dtype != torch.float32, wide=nhwc and dtype != torch.float32 and arch != "hip")
+                add(f"{name}-{steps[launch[0].__name__]}", target, launch, dot=half, wide=nhwc and half and arch != "hip")
 
     both_ways("column-L64-d64-bf16", "column", 64, 64, nhwc=True)
     both_ways("row-L64-d64-bf16-nchw", "row", 64, 64, nhwc=False)
@@ -518,7 +521,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not backend.HAS_TRITON:
         parser.error("triton is not installed, nothing can be compiled; pip install triton")
     if backend.INTERPRETING:
-        parser.error("TRITON_INTERPRET is set, and a process that interprets cannot compile; run env -u TRITON_INTERPRET python -m kernels.compile_check")
+        parser.error("TRITON_INTERPRET is set, and a process that interprets cannot compile; "
+                     "run env -u TRITON_INTERPRET python -m kernels.compile_check")
     started = time.perf_counter()
     try:
         rows = compile_all(kernels, targets, given.workers, given.match)

@@ -375,7 +375,8 @@ def gaussian_message(features: torch.Tensor, values: torch.Tensor, normalization
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(features.device.type, enabled=False):
         features = features.to(compute)
-        message = _ExactMessage(features, cull) if method == "exact" else _LatticeMessage([permutohedral.lattice_chain(f).normalized for f in features])
+        message = (_ExactMessage(features, cull) if method == "exact"
+                   else _LatticeMessage([permutohedral.lattice_chain(f).normalized for f in features]))
         wide = values.to(compute)
         left, right = _factors(message, wide, normalization)
         return (left * _Symmetric.apply(wide * right, message, dtype == torch.float16)).to(dtype)

@@ -83,7 +83,8 @@ class Recorder:
         self.tests: dict[str, dict] = {}
 
     def pytest_runtest_logreport(self, report):
-        entry = self.tests.setdefault(report.nodeid, {"test": report.nodeid, "words": sorted(k for k in report.keywords if isinstance(k, str)), "outcome": "passed"})
+        words = sorted(k for k in report.keywords if isinstance(k, str))
+        entry = self.tests.setdefault(report.nodeid, {"test": report.nodeid, "words": words, "outcome": "passed"})
         if report.failed:
             entry["outcome"] = "failed"
         elif report.skipped and entry["outcome"] == "passed":
@@ -155,7 +156,8 @@ def climb_compile(kernels: list[str]) -> list[Result]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.json"
-        command = [sys.executable, "-m", "kernels.compile_check", "--kernels", ",".join(kernels), "--json", str(table), "--budget", str(TESTS / "compile_budget.csv")]
+        command = [sys.executable, "-m", "kernels.compile_check", "--kernels", ",".join(kernels), "--json", str(table),
+                   "--budget", str(TESTS / "compile_budget.csv")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if not table.exists():
             return [Result(kernel, COMPILE_RUNG, RED, f"compile_check stopped: {(done.stdout + done.stderr).strip()[-200:]}") for kernel in kernels]
@@ -164,7 +166,8 @@ def climb_compile(kernels: list[str]) -> list[Result]:
     for kernel in kernels:
         mine = [r for r in rows if r["variant"].split("/")[0] == kernel]
         bad = [f"{r['variant']} on {r['target']}: {r['error'] or r['faults'][0]}" for r in mine if r["error"] or r["faults"]]
-        detail = f"{len(bad)} of {len(mine)} binaries out of bounds, first {bad[0]}" if bad else f"{len(mine)} binaries" if mine else "no variant is listed"
+        fine = f"{len(mine)} binaries" if mine else "no variant is listed"
+        detail = f"{len(bad)} of {len(mine)} binaries out of bounds, first {bad[0]}" if bad else fine
         results.append(Result(kernel, COMPILE_RUNG, RED if bad or not mine else GREEN, detail))
     return results
 

@@ -22,7 +22,8 @@ PyTorch: two means of each map and v + r + c in two steps: 4 M + 5 M = 9 M. Toke
 (H^2 + W^2) * 8 * (16 + 32) multiply-adds, 0.55 million at 23 x 30 where full attention costs 183 million. At that size even full attention is
 under 1 % of the network's 42 GMAC (P2AT-S, 720 x 960): the squeeze saves what matters only at stride 8 or 16.
 
-A hint for callers: means commute with 1x1 convolutions that have no bias, so q and k may be computed from squeezed maps: mean(conv(t)) = conv(mean(t)).
+A hint for callers: means commute with 1x1 convolutions that have no bias, so q and k may be computed from squeezed maps:
+mean(conv(t)) = conv(mean(t)).
 """
 from __future__ import annotations
 
@@ -202,7 +203,8 @@ class _Squeeze(torch.autograd.Function):
         else:
             rows, columns = (d_rows / W)[..., None], (d_columns / H)[:, :, None]  # [B, C, H, 1], [B, C, 1, W]
             dx = rows + columns if d_x is None else (d_x + rows).add_(columns)
-        sums = (None if dtype is None else t.sum(0, dtype=torch.promote_types(t.dtype, torch.float32)).to(dtype) for t, dtype in zip((d_rows, d_columns), ctx.table_dtypes))
+        sums = (None if dtype is None else t.sum(0, dtype=torch.promote_types(t.dtype, torch.float32)).to(dtype)
+                for t, dtype in zip((d_rows, d_columns), ctx.table_dtypes))
         return dx, *sums, None
 
 
@@ -242,7 +244,8 @@ def squeeze(x: Tensor, row_table: Tensor | None = None, column_table: Tensor | N
     return _squeeze_and_keep(x, row_table, column_table)[:2]
 
 
-def _squeeze_and_keep(x: Tensor, row_table: Tensor | None = None, column_table: Tensor | None = None, op: str = "squeeze") -> tuple[Tensor, Tensor, Tensor]:
+def _squeeze_and_keep(x: Tensor, row_table: Tensor | None = None, column_table: Tensor | None = None,
+                      op: str = "squeeze") -> tuple[Tensor, Tensor, Tensor]:
     _check_map(x, "x", op)
     for name, table, length in (("row_table", row_table, x.shape[2]), ("column_table", column_table, x.shape[3])):
         if table is not None and tuple(table.shape) != (x.shape[1], length):
@@ -258,7 +261,8 @@ def spread(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     _check_map(x, "x", "spread")
     B, C, H, W = x.shape
     if tuple(rows.shape) != (B, C, H) or tuple(columns.shape) != (B, C, W):
-        raise ValueError(f"spread: for x {tuple(x.shape)} rows must be {(B, C, H)} and columns {(B, C, W)}; got {tuple(rows.shape)} and {tuple(columns.shape)}")
+        raise ValueError(f"spread: for x {tuple(x.shape)} rows must be {(B, C, H)} and columns {(B, C, W)}; "
+                         f"got {tuple(rows.shape)} and {tuple(columns.shape)}")
     if not (x.dtype == rows.dtype == columns.dtype):
         raise TypeError(f"spread: x, rows and columns must share one dtype; got {x.dtype}, {rows.dtype}, {columns.dtype}; convert them with .to(...)")
     if _on_kernels(x):

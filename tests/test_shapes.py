@@ -433,6 +433,12 @@ def crf():
         mean_field(unary, image, iterations=2).sum().backward()
 
 
+def crf_exact():
+    from kernels import bench_crf
+
+    bench_crf.exact(torch.rand(1, 3, 5, 6), torch.randint(0, 256, (1, 3, 5, 6)), bench_crf.SETTINGS["67/3"], iterations=1)
+
+
 def mixing():
     from kernels import backend, patch_mix as P
 
@@ -498,6 +504,7 @@ EXAMPLES = {
     "kernels.axial_attention": axial,
     "kernels.squeeze_axial": squeeze,
     "kernels.dense_crf": crf,
+    "kernels.bench_crf": crf_exact,
     "kernels.patch_mix": mixing,
 }
 
