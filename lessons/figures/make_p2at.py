@@ -1,8 +1,8 @@
 """The pictures of lesson 06: python -m lessons.figures.make_p2at writes lessons/figures/p2at_*.png.
 
-Times in `COST` are those of `python -m seglite.networks only=none attention=true threads=1`; `STREET` is table D of
-`python -m seglite.claims method=p2at threads=1 seeds=0,1,2`.
+Times in `COST` are those of `python -m seglite.networks only=none attention=true threads=1`; the street is table D of the recorded claim.
 """
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,6 @@ COST = {  # CPU milliseconds, one thread, 8 heads of 16 and 32 channels; None: n
     "full: N x N": (0.91, 9.14, 132.73, None, None),
     "axial: N (h + w)": (1.4, 2.68, 20.12, 81.51, 118.88),
     "squeezed: h x h + w x w": (0.72, 1.17, 3.6, 8.2, 6.33),
-}
-
-STREET = {  # CPU milliseconds, mIoU; means of three seeds
-    "feature pyramid": (4.8, 55.8), "no context": (6.1, 50.3), "bins": (6.5, 51.8), "P2AT-S": (10.1, 47.9),
-    "PSPNet-18, stride 8": (4.0, 53.6), "PSPNet-50, stride 8": (9.0, 51.5), "DeepLabV3-50, stride 8": (8.4, 48.5),
 }
 
 
@@ -106,8 +101,11 @@ def cost() -> Image.Image:
 
 def street() -> Image.Image:
     """Accuracy against speed of the narrow networks on the drawn street."""
-    points = {name: (1000 / ms, miou) for name, (ms, miou) in STREET.items()}
-    groups = {"P2AT, parts of it": [p for name, p in points.items() if "stride 8" not in name], "heavy rivals": [p for name, p in points.items() if "stride 8" in name]}
+    tables = json.loads((HERE.parent / "claims/p2at.json").read_text())["tables"]
+    rows, = (rows for title, rows in tables.items() if title.startswith("D."))
+    points = {name: (1000 / row["ms"]["mean"], row["mIoU"]["mean"]) for name, row in rows.items()}
+    groups = {"P2AT, parts of it": [p for name, p in points.items() if "stride 8" not in name],
+              "heavy rivals": [p for name, p in points.items() if "stride 8" in name]}
     return scatter(groups, x="images of 96 x 128 per second, one thread", y="mIoU, percent", size=(820, 400), log_x=True, names={p: n for n, p in points.items()})
 
 
