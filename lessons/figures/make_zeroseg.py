@@ -44,7 +44,7 @@ def table_of_pairs(truth, teacher, steps: int) -> Image.Image:
     image = F.normalize(teacher.images(np.stack([grid_views(s["image"], (1,), teacher.side)[0] for s in samples])), dim=1)
     text = F.normalize(teacher.texts([s["text"] for s in samples]), dim=1)
     cosine = (image @ text.T).numpy()
-    canvas = Canvas(left + side * (count + 1) + 20, 118 + side * count + 40)
+    canvas = Canvas(max(left + side * (count + 1) + 20, 800), 118 + side * count + 40)
     canvas.text(0, 0, "a classifier: a fixed list", BODY, INK, bold=True)
     for i, word in enumerate(("aeroplane", "bicycle", "bird", "boat", "...", "tv monitor")):
         canvas.box(130, 60 + 34 * i, 120, 26, outline=RULE, radius=4)

@@ -448,7 +448,7 @@ RECIPES = {
         "scenes.val_images": 120, "train.steps": 300, "train.batch": 6, "train.optimizer": "adam", "train.lr": 3e-3, "train.weight_decay": 0.0,
     },
     "small": {
-        "base": 240, "window": (144, 192), "augment.scale_min": 0.5, "augment.scale_max": 2.1, "train.steps": 300, "train.batch": 8,
+        "base": 240, "window": (144, 192), "augment.scale_min": 0.5, "augment.scale_max": 2.1, "train.steps": 1000, "train.batch": 8,
         "train.lr": 1e-2, "train.weight_decay": 5e-4,
     },
     "paper": {
