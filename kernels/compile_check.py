@@ -14,8 +14,8 @@ registers or shared memory than the budget file allows.
 Compiling and interpreting exclude each other in one process, so TRITON_INTERPRET must not be set; tests start this as a subprocess.
 Another triton can be checked without a second environment: install it beside and put it first on the path,
 
-    pip install --target /tmp/triton36 --no-deps triton==3.6.0
-    PYTHONPATH=/tmp/triton36 python -m kernels.compile_check      # limits of the chips only: the budget is that of CI's triton
+    pip install --target triton36 --no-deps triton==3.6.0
+    PYTHONPATH=triton36 python -m kernels.compile_check      # limits of the chips only: the budget is that of CI's triton
 
 How to add a kernel: write a function `<file>_variants() -> list[Variant]` in the section below (one per kernel file, import the
 kernel inside it) and name it in VARIANTS. A variant is one launch as the wrapper makes it: what the JIT would find out by itself from
