@@ -564,7 +564,7 @@ RECIPES = {
     },
     "small": {
         "task": "wsss", "net": "mobilenet_v2", "augment.long_side": 320, "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 224,
-        "new_lr_scale": 10.0, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 120, "classifier.batch": 8,
+        "new_lr_scale": 10.0, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 400, "classifier.batch": 8,
         "classifier.lr": 0.001, "classifier.channels_last": True,
         "segmenter.steps": 200, "segmenter.batch": 8, "segmenter.lr": 0.02, "segmenter.channels_last": True, "test_flip": True,
     },
