@@ -202,5 +202,6 @@ def alive(process: int) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests in the background has it ignored
     claims.CHILD[:] = [sys.executable, "-u", __file__, "child"]
     sys.exit(claims.main(sys.argv[1:], {name: lookup(name, []) for name in ("tiny", "other")}))
