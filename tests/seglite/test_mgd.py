@@ -316,7 +316,8 @@ def test_on_photographs_the_student_is_cwbasss_network():
     geometry = lambda net: [(m.stride, m.dilation, m.padding) for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
     assert geometry(ours) == geometry(theirs) and ours.backbone.strides == theirs.backbone.strides == (4, 8, 16, 16)
     assert all(m.p == 0 for net in (ours, theirs) for m in net.modules() if isinstance(m, (torch.nn.Dropout, torch.nn.Dropout2d)))
-    assert other.burn_in.steps + other.train.steps == own.train.steps and own.train.batch == other.train.batch == other.burn_in.batch
+    assert other.burn_in.steps == own.train.steps, "lesson 07 compares MGD with lesson 08's network after its burn-in, labels only, as many steps"
+    assert own.train.batch == other.train.batch == other.burn_in.batch and own.train.lr == other.burn_in.lr
     assert (own.augment, own.test_scales, own.train.lr) == (other.augment, other.test_scales, other.train.lr)
 
 
