@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from seglite.claims import headline
+from lessons.times import rewrite
+from seglite.claims import headline, quoted
 from seglite.train import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,9 +98,7 @@ DETAILS: dict[str, Callable[[dict], str]] = {
 
 def means(method: str, summary: dict) -> str:
     """The short table's numbers: "59.6 biased labels<br>**78.6 MARS**", in percent; the metric is named where it is not mIoU."""
-    table, metric, rows = METHODS[method].CLAIM["headline"]
-    entries = {row: summary["tables"][table][row][metric] for row in rows}
-    scale = 100 if all(abs(v) <= 1 for entry in entries.values() for v in entry["values"]) else 1
+    metric, entries, scale = quoted(METHODS[method], summary)
     lines = []
     for row, entry in entries.items():
         text = f"{scale * entry['mean']:.1f} {SHORT.get(row, row)}".replace(" ", "\u00a0")  # one row, one line
@@ -128,15 +127,8 @@ def rewritten(readme: str) -> str:
 
 
 def main() -> int:
-    page = ROOT / "README.md"
-    before = page.read_text(encoding="utf-8")
-    after = rewritten(before)
-    for old, new in zip(before.splitlines(), after.splitlines()):
-        if old != new:
-            print(new)
-    if after != before:
-        page.write_text(after, encoding="utf-8")
-    print("README is up to date" if after == before else f"{page} rewritten: read the verdicts of these papers again")
+    changed = rewrite(ROOT / "README.md", rewritten)
+    print("README rewritten: read the verdicts of these papers again" if changed else "README is up to date")
     return 0
 
 

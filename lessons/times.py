@@ -10,6 +10,7 @@ import math
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -42,16 +43,20 @@ def retimed(start: str) -> str:
     return ROW.sub(row, start)
 
 
-def main() -> int:
-    page = HERE / "00_start_here.md"
+def rewrite(page: Path, change: Callable[[str], str]) -> bool:
+    """Replace a page's text by change(text) and print the lines that differ; says whether any did."""
     before = page.read_text(encoding="utf-8")
-    after = retimed(before)
+    after = change(before)
     for old, new in zip(before.splitlines(), after.splitlines()):
         if old != new:
             print(new)
     if after != before:
         page.write_text(after, encoding="utf-8")
-    print("lesson 00 is up to date" if after == before else f"{page} rewritten")
+    return after != before
+
+
+def main() -> int:
+    print("lesson 00 rewritten" if rewrite(HERE / "00_start_here.md", retimed) else "lesson 00 is up to date")
     return 0
 
 

@@ -183,11 +183,16 @@ def text_table(title: str, rows: dict) -> list[str]:
     return ["", title, *("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [["", *metrics], *body])]
 
 
-def headline(paper, summary: dict) -> str:
-    """What README says of a claim: "biased labels 59.1 ± 4.7, + complement 77.0 ± 4.9 (+17.9 ± 1.0) mIoU; seeds 0, 1, 2, ..."; shares in percent."""
+def quoted(paper, summary: dict) -> tuple[str, dict[str, dict], int]:
+    """What README quotes: (metric, {row: its entry}, 100 where all values are shares and read as percent, else 1)."""
     table, metric, rows = paper.CLAIM["headline"]
     entries = {row: summary["tables"][table][row][metric] for row in rows}
-    scale = 100 if all(abs(v) <= 1 for entry in entries.values() for v in entry["values"]) else 1
+    return metric, entries, 100 if all(abs(v) <= 1 for entry in entries.values() for v in entry["values"]) else 1
+
+
+def headline(paper, summary: dict) -> str:
+    """What README says of a claim: "biased labels 59.1 ± 4.7, + complement 77.0 ± 4.9 (+17.9 ± 1.0) mIoU; seeds 0, 1, 2, ..."; shares in percent."""
+    metric, entries, scale = quoted(paper, summary)
     numbers = ("mean", "std", "difference", "difference_std")
     parts = [f"{row} {cell({k: scale * v if k in numbers else v for k, v in entry.items()}, 1)}" for row, entry in entries.items()]
     held = sum(s["holds"] for s in summary["statements"])

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from seglite.metrics import Confusion
+
 SCENES = ("a photo of a {}", "a picture of a {}", "a {}", "an image showing a {}", "there is a {} here",
           "a photo of {}", "a picture of {}", "{}", "an image showing {}", "there is {} here")
 TEMPLATES = {
@@ -189,3 +191,10 @@ def retrieval_by_chance(owner: torch.Tensor, images: int, ranks: Sequence[int] =
     missed = lambda n, r: math.comb(texts - n, min(r, texts)) / math.comb(texts, min(r, texts))  # none of an image's n texts among r drawn
     return {**{f"image to text R@{r}": 1 - sum(missed(n, r) for n in own) / images for r in ranks},
             **{f"text to image R@{r}": min(r, images) / images for r in ranks}}
+
+
+def things_and_grounds(found: Confusion, data) -> dict[str, float]:
+    """Mean IoU of the words for things, and of those for grounds (`data.contexts`, the last ones); background is neither. NaN for an empty group."""
+    first = found.classes - len(getattr(data, "contexts", ()))  # of the grounds
+    mean = lambda words: found.miou(words) if len(words) else math.nan  # noqa: E731
+    return {"things": mean(range(1, first)), "grounds": mean(range(first, found.classes))}

@@ -47,7 +47,7 @@ from seglite.evaluate import evaluate
 from seglite.nets.clip import LARGEST_SCALE
 from seglite.nets.groupvit import CaptionedGroupViT, GroupViT, TextTower, patch_to_segment
 from seglite.nets.weights import load_weights
-from seglite.openvocab import Segmented, WordPredictor, class_embeddings, resized, retrieval, templates
+from seglite.openvocab import Segmented, WordPredictor, class_embeddings, resized, retrieval, templates, things_and_grounds
 from seglite.pictures import colourise, voc_palette
 from seglite.tokenizer import BytePairs, Words
 
@@ -495,12 +495,9 @@ ABLATIONS: dict[str, dict] = {
 def scores(run, model: MixReorg, config: Settings) -> dict[str, float]:
     """One row: mIoU over all words, over things and over grounds; with mixing, the share of held-out patches sorted."""
     data, tokenizer = run.truth("val"), open_tokenizer(run)
-    found = evaluate(predictor(model, config, tokenizer, data.classes[1:], run.device), data, run.device)
-    iou = [float(x) for x in found.confusion.iou()][1:]
-    grounds = len(getattr(data, "contexts", ()))
-    mean = lambda part: float(np.nanmean(part)) if len(part) else math.nan
+    found = evaluate(predictor(model, config, tokenizer, data.classes[1:], run.device), data, run.device).confusion
     sorting = {k: v for k, v in diagnosis(model, data, tokenizer, config, run.device).items() if k == "patches sorted"}
-    return {"mIoU": mean(iou), "things": mean(iou[:len(iou) - grounds]), "grounds": mean(iou[len(iou) - grounds:]), **sorting}
+    return {"mIoU": found.miou(range(1, found.classes)), **things_and_grounds(found, data), **sorting}
 
 
 def claim(run) -> dict:

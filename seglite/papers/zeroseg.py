@@ -30,7 +30,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -44,7 +43,7 @@ from seglite.metrics import Confusion
 from seglite.nets.groupvit import Assignment, Block, Stage, init_linear, patch_to_segment
 from seglite.nets.mae import Hidden, MaskedAutoencoder, reconstruction_loss
 from seglite.nets.weights import load_weights
-from seglite.openvocab import Segmented, WordPredictor
+from seglite.openvocab import Segmented, WordPredictor, things_and_grounds
 
 
 @dataclass
@@ -333,11 +332,9 @@ def step_cost(run, student: Student, views: Views, config: Settings, repeats: in
     return 1000 * statistics.median(seconds)
 
 
-def parts(counts: Confusion, truth) -> dict[str, float]:
-    """mIoU over all words, over the things, over the grounds."""
-    iou = [float(x) for x in counts.iou()][1:]
-    things = len(iou) - len(truth.contexts)
-    return {"mIoU": counts.miou(), "things": float(np.nanmean(iou[:things])), "grounds": float(np.nanmean(iou[things:]))}
+def parts(found: Confusion, truth) -> dict[str, float]:
+    """mIoU of all, of the things, of the grounds."""
+    return {"mIoU": found.miou(), **things_and_grounds(found, truth)}
 
 
 def teacher_rows(run, teacher: ClipTeacher) -> dict[str, dict[str, float]]:
