@@ -1,5 +1,6 @@
 """ZeroSeg: every equation, what the student may see, sizes of the paper, a whole small run, and words after training."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,3 +338,26 @@ def test_a_student_learns_and_the_whole_image_alone_does_not(tmp_path):
         found[row] = json.loads((tmp_path / row / "result.json").read_text())["miou"]
     # Measured on this seed: 0.092 and 0.061; one word everywhere scores about 0.02 over fourteen words.
     assert found["both"] > 0.075 and found["both"] > found["whole"] + 0.015, found
+
+
+def test_cells_are_named_and_painted():
+    """Four quarters of two colours; a teacher that knows colours names 2 x 2 cells without a mistake, and calls the whole picture by its larger colour."""
+    image, mask = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)
+    image[..., 0], mask[:4, 4:] = 200, 2
+    image[:4, 4:] = (0, 200, 0)
+
+    class Data:
+        classes = ("background", "red", "green")
+
+        def __len__(self):
+            return 1
+
+        def read(self, index, parts):
+            return {"image": image, "mask": mask}
+
+    teacher = SimpleNamespace(side=4, words=lambda words, prompts: torch.eye(2),
+                              images=lambda squares: torch.from_numpy(squares[..., :2].astype(np.float32)).mean((1, 2)))
+    run = SimpleNamespace(truth=lambda split: Data())
+    quarters, whole = (clip_teacher.name_cells(run, teacher, size, "simple") for size in (2, 1))
+    assert quarters["right"] == 1 and quarters["counts"].tolist() == [[0, 0, 0], [0, 48, 0], [0, 0, 16]]
+    assert whole["right"] == 1 and whole["counts"].tolist() == [[0, 0, 0], [0, 48, 0], [0, 16, 0]]
