@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seglite.data import normalise as normalised_images
+from seglite.metrics import best_class
 from seglite.nets.mobilenet import MobileNetV2, mobilenet_v2
 from seglite.nets.resnet import resnet50, resnet101
 from seglite.nets.weights import load_weights
@@ -64,7 +65,7 @@ def seeds(maps: torch.Tensor, background: float, size: tuple[int, int]) -> torch
         raise ValueError(f"background={background}: maps lie in 0..1, so the background's score must lie between")
     maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     floor = torch.full_like(maps[:, :1], background)
-    return torch.cat([floor, maps], 1).argmax(1)
+    return best_class(torch.cat([floor, maps], 1))
 
 
 # ---- the classifier, and a way through a data set -------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from seglite.config import Config, UsageError
 from seglite.data import normalise, open_data
-from seglite.metrics import BoundaryIoU, Confusion, Trimap
+from seglite.metrics import BoundaryIoU, Confusion, Trimap, best_class
 
 TOGETHER = 1 << 18  # pixels that go through the network at once when images are small
 
@@ -57,7 +57,7 @@ class Evaluation:
 
 def labels_of(predict: Callable, x: torch.Tensor) -> np.ndarray:
     """Normalised images [B, 3, H, W] -> uint8 label maps [B, H, W]: scores are enlarged to the image before the argmax."""
-    return enlarge(predict(x), x).argmax(1).to(torch.uint8).cpu().numpy()
+    return best_class(enlarge(predict(x), x)).to(torch.uint8).cpu().numpy()
 
 
 def enlarge(scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seglite.data import IGNORE, normalise
 from seglite.data.steps import Task
 from seglite.losses import counted_everywhere
-from seglite.metrics import Confusion
+from seglite.metrics import Confusion, best_class
 from seglite.nets.segmenters import resize
 
 # ---- scores ---------------------------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def class_thresholds(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], classes
     """
     values: list[list] = [[] for _ in range(classes)]
     for logits, labels in parts:
-        found, u, open_ = logits.argmax(1), entropy(logits), labels == 0
+        found, u, open_ = best_class(logits), entropy(logits), labels == 0
         for c in found[open_].unique().tolist():
             values[c].append(u[open_ & (found == c)])
     return torch.stack([torch.cat(v).median() if v else torch.tensor(0.0) for v in values]).clamp_min(floor)
@@ -169,7 +169,7 @@ def plop_cross_entropy(logits: torch.Tensor, target: torch.Tensor, teacher: torc
 
     logits [B, K, H, W], target int64 [B, H, W], teacher [B, C, H, W], thresholds [C].
     """
-    found = teacher.argmax(1)  # [B, H, W]
+    found = best_class(teacher)  # [B, H, W]
     open_ = target == 0  # [B, H, W]
     sure = open_ & (entropy(teacher) < thresholds.to(teacher)[found])
     filled = torch.where(open_, torch.where(sure, found, IGNORE), target)  # [B, H, W]

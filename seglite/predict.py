@@ -33,6 +33,7 @@ from seglite.config import UsageError
 from seglite.data import cityscapes, normalise
 from seglite.data.pairs import files_below
 from seglite.evaluate import enlarge, open_predictor, views, with_crf
+from seglite.metrics import best_class
 from seglite.pictures import legend, overlay, png_bytes, save_mask_png, stack, voc_palette
 
 
@@ -92,8 +93,8 @@ def label_photograph(predict: Callable, image: np.ndarray, data, device: str = "
         seen = torch.nn.functional.interpolate(x, (max(1, round(H * shrink)), max(1, round(W * shrink))), mode="bilinear", align_corners=False, antialias=True)
     scores = predict(seen)
     if crf:
-        return with_crf(lambda _: scores, data, crf)(x).argmax(1)[0].to(torch.uint8).cpu().numpy()
-    return enlarge(scores, x).argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return best_class(with_crf(lambda _: scores, data, crf)(x))[0].to(torch.uint8).cpu().numpy()
+    return best_class(enlarge(scores, x))[0].to(torch.uint8).cpu().numpy()
 
 
 def shares(labels: np.ndarray, classes) -> str:

@@ -37,7 +37,7 @@ from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches, normalise, partitions, views
 from seglite.data.transforms import make_transform
 from seglite.evaluate import confusion_of, evaluate_many, multi_scale
-from seglite.metrics import Confusion
+from seglite.metrics import Confusion, best_class
 from seglite.nets.segmenters import DeepLabV3Plus, SmallUNet, resize
 from seglite.teacher import Teacher
 
@@ -312,8 +312,8 @@ def judge_labels(run, teacher: Callable, unlabelled: np.ndarray, config: Setting
             logits = logits.clamp_min(1e-12).log()
         real = torch.ones_like(mask, dtype=torch.bool)
         found = targets(logits, real, override(config, decay="none"))
-        right, known, kept = logits.argmax(1) == mask, mask != IGNORE, found.label != IGNORE
-        on_border = sobel_boundary(logits.argmax(1), logits.shape[1])
+        right, known, kept = best_class(logits) == mask, mask != IGNORE, found.label != IGNORE
+        on_border = sobel_boundary(best_class(logits), logits.shape[1])
         for key, value, count in (("mean confidence", found.notes["confidence"], 1), ("T", found.notes["T"], 1), ("kept", found.notes["kept"], 1),
                                   ("right, all", right[known].sum(), known.sum()), ("right, kept", right[known & kept].sum(), (known & kept).sum()),
                                   ("right, border", right[known & on_border].sum(), (known & on_border).sum())):

@@ -39,6 +39,7 @@ from seglite.data.transforms import make_transform
 from seglite.crf import Preset, dense_crf
 from seglite.evaluate import evaluate, multi_scale, photographs, with_crf
 from seglite.kmeans import cluster_regions
+from seglite.metrics import best_class
 from seglite.nets.segmenters import DeepLabV3Plus, SmallClassifier, SmallUNet, resize
 from seglite.stego import StegoSettings, ViewSettings
 from seglite.teacher import Teacher
@@ -213,7 +214,7 @@ def binarise(similarity: torch.Tensor, size: tuple[int, int], threshold: float, 
         return M[:, 0] > threshold  # [B, H, W]
     gamma = math.log(threshold) / math.log(1 - threshold)
     pair = torch.cat([(1 - M).clamp_min(0) ** gamma, M], 1)
-    return refine(pair / pair.sum(1, keepdim=True), photograph).argmax(1) == 1  # [B, H, W]
+    return best_class(refine(pair / pair.sum(1, keepdim=True), photograph)) == 1  # [B, H, W]
 
 
 def delete(labels: torch.Tensor, keep: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -259,7 +260,7 @@ def targets(batch: dict, teacher: Teacher, config: Settings, data) -> tuple[torc
     decide = refine(probability, photographs(batch["image"], data)) if config.crf else probability  # labels refined, W not (3.4)
     if config.restrict_teacher:
         decide = decide * F.pad(batch["tags"], (1, 0), value=1.0)[:, :, None, None]
-    target = complement(labels, decide.argmax(1))  # [B, H, W]
+    target = complement(labels, best_class(decide))  # [B, H, W]
     W = certainty(labels, probability, batch["tags"], config.weight == "with_background")
     return target, W if config.deleted == "weighted" else None
 

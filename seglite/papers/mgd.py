@@ -36,6 +36,7 @@ from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches, partitions, views
 from seglite.data.transforms import make_transform
 from seglite.evaluate import confusion_of, multi_scale, sliding_window
+from seglite.metrics import best_class
 from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.resnet import BasicBlock, ResNet, resnet18, resnet101, wide_resnet50_2
@@ -253,7 +254,7 @@ def mixed(batch: dict) -> torch.Tensor:
 
 def mixed_labels(first: torch.Tensor, second: torch.Tensor, batch: dict, config: Settings) -> torch.Tensor:
     """Hard labels of u_mix from logits [B, K, H, W] of the two images *before* mixing: int64 [B, H, W], 255 on padding."""
-    labels = views.paste(first, second, batch["u0.mix"]).argmax(1)  # [B, H, W]
+    labels = best_class(views.paste(first, second, batch["u0.mix"]))  # [B, H, W]
     if config.learn_padding:
         return labels
     there = [views.valid(batch[f"{u}.place"], *labels.shape[1:]) for u in ("u0", "u1")]  # [B, H, W]
@@ -265,7 +266,7 @@ def ask(teacher: Callable, batch: dict, config: Settings) -> Answer:
     B = len(batch["image"])
     logits, feature = teacher(torch.cat([batch["image"], batch["u0.image"], batch["u1.image"], mixed(batch)]))  # [4*B, K, H, W], [4*B, D, h, w]
     x, u0, u1, u_mix = logits.split(B)  # [B, K, H, W]
-    return Answer(x.argmax(1), mixed_labels(u0, u1, batch, config), u_mix, feature[3 * B:])
+    return Answer(best_class(x), mixed_labels(u0, u1, batch, config), u_mix, feature[3 * B:])
 
 
 def uses_unlabelled(config: Settings) -> bool:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglite.metrics import BoundaryIoU, Confusion, Trimap, boundary_pixels, dilate, inner_band
+from seglite.metrics import BoundaryIoU, Confusion, Trimap, best_class, boundary_pixels, dilate, inner_band
 
 # Four classes; class 3 occurs nowhere, class 2 only in the prediction. Hits 6 and 7, unions 7, 9 and 3.
 TRUTH = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
@@ -16,6 +16,14 @@ def random_pair(seed, classes, shape, ignore=0.1):
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, shape)
     return np.where(rng.random(shape) < ignore, 255, truth), rng.integers(0, classes, shape)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_best_class_is_argmax_and_takes_the_first_of_equals(layout):
+    scores = torch.randint(0, 3, (3, 7, 33, 21), generator=torch.Generator().manual_seed(0)).float().contiguous(memory_format=layout)  # many ties
+    first = np.argmax(scores.numpy(), 1)
+    assert np.array_equal(best_class(scores).numpy(), first)
+    assert np.array_equal(best_class(scores[:, :, 0, 0]).numpy(), first[:, 0, 0])
 
 
 def test_counts_and_ratios_of_a_worked_example():
