@@ -57,6 +57,8 @@ def understand(arguments: list[str], methods: dict) -> Asked:
         seeds = [int(s) for s in given["seeds"].split(",")]
     except ValueError:
         raise settings.UsageError(f"seeds wants comma-separated integers; got {given['seeds']!r}") from None
+    if len(set(seeds)) < len(seeds):
+        raise settings.UsageError(f"seeds={given['seeds']} names a seed twice, which would count one run as two; name each seed once")
     if not given["jobs"].isdecimal() or int(given["jobs"]) < 1:
         raise settings.UsageError(f"jobs wants the number of processes, at least 1; got {given['jobs']!r}")
     for key in ("seed", "out"):

@@ -133,7 +133,8 @@ def test_other_settings_go_to_another_folder(methods):
 
 @pytest.mark.parametrize("arguments, words", [
     (["seeds=a,b"], "comma-separated integers"), (["seed=1"], "use seeds="), (["out=x"], "chooses out="), (["jobs=0"], "at least 1; got '0'"),
-    (["jobs=two"], "number of processes"), (["jobs=2", "train.stepz=1"], "unknown key"), (["seeds=0,-1", "jobs=2"], "at least 0")])
+    (["jobs=two"], "number of processes"), (["jobs=2", "train.stepz=1"], "unknown key"), (["seeds=0,-1", "jobs=2"], "at least 0"),
+    (["seeds=0,1,00"], "seeds=0,1,00 names a seed twice")])
 def test_mistakes(methods, arguments, words):
     with pytest.raises(UsageError, match=words):
         claims.claims(["method=tiny", *arguments], methods[0])
