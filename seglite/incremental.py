@@ -157,11 +157,13 @@ def class_thresholds(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], classes
     parts: pairs of teacher logits [B, C, H, W] and labels [B, H, W].
     """
     values: list[list] = [[] for _ in range(classes)]
+    unseen = torch.zeros(())
     for logits, labels in parts:
         found, u, open_ = best_class(logits), entropy(logits), labels == 0
+        unseen = u.new_zeros(())  # on the device of the medians that it is stacked with
         for c in found[open_].unique().tolist():
             values[c].append(u[open_ & (found == c)])
-    return torch.stack([torch.cat(v).median() if v else torch.tensor(0.0) for v in values]).clamp_min(floor)
+    return torch.stack([torch.cat(v).median() if v else unseen for v in values]).clamp_min(floor)
 
 
 def plop_cross_entropy(logits: torch.Tensor, target: torch.Tensor, teacher: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
