@@ -429,16 +429,16 @@ def train_wsss(run) -> None:
     config = run.config
     plain, masked = fit_classifiers(run, config)
     if config.until == "labels":
+        rows, maps = compared_seeds(run, config, plain, masked)
         if run.rank == 0:
-            rows, maps = compared_seeds(run, config, plain, masked)
             files.write_json(run.folder / "result.json", {"method": "bas", "data": config.data, "images": len(run.data("train")), "seeds": rows})
             files.write_bytes(run.folder / "labels.png", png_bytes(pseudo.label_pictures(run.truth("train"), maps)[0]["image"]))
-            run.say("\n".join(f"{row:16s} " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()) for row, scores in rows.items()))
+        run.say("\n".join(f"{row:16s} " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()) for row, scores in rows.items()))
         return
     labels = seed_labels(run, config, plain, masked)
-    tables, figures = [], []
+    found = run.make("sweep", lambda: sweep(run, config, plain, masked, BACKGROUNDS))  # every process waits at its end, so every process calls it
+    tables, figures, truth = [], [], run.truth("train")
     if run.rank == 0:
-        truth, found = run.truth("train"), run.make("sweep", lambda: sweep(run, config, plain, masked, BACKGROUNDS))
         rows = [[KINDS[kind], round(max(by.values()), 3), float(max(by, key=by.get))] for kind, by in found.items()]
         rows.append([f"labels: {KINDS[config.seed_maps]}, refine={config.refine}, background {config.seed_background}",
                      round(pseudo.compare(truth, labels).miou(), 3), ""])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seglite import train
+from seglite import parallel, train
 from seglite.config import Recipe
 from seglite.data import Batches
 from seglite.run import Run
@@ -19,10 +19,13 @@ from tests.seglite import tiny
 from tests.seglite.test_run import losses, start, weights
 from tests.test_soak import shortened
 
-OWN = {"mixreorg": ["train.batch=8"]}  # four images make a mix, and a mix stays in one process
+CASES = {method: ("" if method != "mixreorg" else "train.batch=8").split() for method in METHODS} | {  # four images make a mix, which stays in one process
+    "bas, segmentation": ["task=wsss", "scenes.two_share=0.6"], "bas, labels": ["task=wsss", "scenes.two_share=0.6", "until=labels"],
+    "marsstyle on bas": ["wsss=bas"]}
 # Stages whose step draws random numbers (dropout, views and places, hidden patches, Gumbel noise and permutations): each process draws its own, so
 # such a stage, and what is trained on its result, follows only roughly. Batches, crops and augmentation never depend on the process.
-DRAWING = {"barm": {f"step{t}" for t in range(5)}, "marsstyle": {"backbone", "head", "segmenter"}, "mixreorg": {"model"}, "zeroseg": {"student"}}
+DRAWING = {"barm": {f"step{t}" for t in range(5)}, "marsstyle": {"backbone", "head", "segmenter"}, "mixreorg": {"model"}, "zeroseg": {"student"},
+           "bas, segmentation": {"bas", "segmenter"}, "bas, labels": {"bas"}, "marsstyle on bas": {"classifier", "backbone", "head", "segmenter"}}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,28 +35,70 @@ def curves(out: Path) -> dict[tuple[str, int], float]:
     return {(line["stage"], line["step"]): line["loss"] for line in lines if "loss" in line}
 
 
-def launch(processes: int, *words) -> None:
+def launch(processes: int, *words, seconds: int = 900) -> None:
     """Python with these words on its command line, in one process or under torchrun."""
     launcher = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
                                                         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    done = subprocess.run([*launcher, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr[-2000:]
+    with subprocess.Popen([*launcher, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}) as started:
+        try:
+            said = started.communicate(timeout=seconds)[1]
+        except subprocess.TimeoutExpired:
+            started.terminate()  # torchrun then ends its processes; killed, it would leave them waiting for one another
+            pytest.fail(f"not done after {seconds} s, as when processes wait for one another: {' '.join(map(str, words))}; {started.communicate()[1][-2000:]}")
+    assert started.returncode == 0, said[-2000:]
+
+
+def command(case: str) -> list[str]:
+    """The words of a case's run of seconds."""
+    own = {word.split("=")[0]: word for word in CASES[case]}
+    return [word for word in shortened(case.split()[0].rstrip(",")) if word.split("=")[0] not in own] + list(own.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_two_processes_follow_one(method, tmp_path):
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_two_processes_follow_one(case, tmp_path):
     """Every stage of every method: the same curve, within float error that three steps of training have let grow; see DRAWING for the others."""
-    own = OWN.get(method, [])
-    arguments = [word for word in shortened(method) if word.split("=")[0] not in {o.split("=")[0] for o in own}] + own
-    launch(1, "-m", "seglite.train", *arguments, f"out={tmp_path / 'one'}")
-    launch(2, "-m", "seglite.train", *arguments, f"out={tmp_path / 'two'}")
+    launch(1, "-m", "seglite.train", *command(case), f"out={tmp_path / 'one'}")
+    launch(2, "-m", "seglite.train", *command(case), f"out={tmp_path / 'two'}")
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) >= 3
     for (stage, step), loss in one.items():
-        allowed = 0.2 if stage in DRAWING.get(method, ()) else 1e-3
+        allowed = 0.2 if stage in DRAWING.get(case, ()) else 1e-3
         assert abs(loss - two[stage, step]) < allowed * abs(loss) + 1e-6, f"{stage}, step {step}: {loss} on one process, {two[stage, step]} on two"
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_every_process_comes_to_the_same_meetings(case, tmp_path, monkeypatch):
+    """fit, make, make_labels and report end where processes wait for one another: one that only the first process calls is waited for for ever.
+
+    The first process's walk through a run, then, in what it left, the walk of another: the same calls in the same order.
+    """
+    calls: list[tuple] = []
+    depth = 0
+
+    def noted(kind: str):
+        true = getattr(Run, kind)
+
+        def call(self, *arguments, **keywords):
+            nonlocal depth
+            if depth == 0:  # what is called while an artifact is built, one process calls alone
+                calls.append((kind, arguments[0] if kind != "report" else ""))
+            depth += 1
+            try:
+                return true(self, *arguments, **keywords)
+            finally:
+                depth -= 1
+
+        return call
+
+    for kind in ("fit", "make", "make_labels", "report"):
+        monkeypatch.setattr(Run, kind, noted(kind))
+    train.train([*command(case), f"out={tmp_path / 'run'}"], METHODS)
+    first, calls = calls, []
+    monkeypatch.setattr(parallel, "start", lambda device: (1, 1))
+    train.train([*command(case), f"out={tmp_path / 'run'}"], METHODS)
+    assert len(first) >= 2 and calls == first
 
 
 @pytest.mark.slow
