@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seglite.data.pairs import IGNORE, Item, Pairs, files_below, identity_table, known_split
+from seglite.data.pairs import IGNORE, Item, Pairs, files_below, identity_table, known_split, without_suffix
 from seglite.data.voc import palette
 
 
@@ -97,7 +97,7 @@ def in_split(keys: list[str], root: Path, split: str, share: float) -> list[str]
         # An image's suffix may stand in a list; a dot inside a name is no suffix.
         wanted = [line.strip() for line in lists[split].read_text().splitlines() if line.strip()]
         known = set(keys)
-        named = [w if w in known else w.rpartition(".")[0] for w in wanted]
+        named = [w if w in known else without_suffix(w) for w in wanted]
         missing = [w for w, n in zip(wanted, named) if n not in known]
         if missing:
             raise FileNotFoundError(f"{lists[split]} names {missing[0]}, which is not among the images ({len(missing)} of {len(wanted)} are missing)")

@@ -159,6 +159,11 @@ def files_below(folder: Path, endings: tuple[str, ...] = IMAGES) -> list[Path]:
     return sorted(p for p in shown if p.suffix.lower() in endings)
 
 
+def without_suffix(name: str) -> str:
+    """Without the suffix of a picture file; what follows any other dot belongs to the name: scan.1 stays scan.1."""
+    return name.rpartition(".")[0] if name.lower().endswith(IMAGES) else name
+
+
 def known_split(split: str, kind: str) -> str:
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} does not exist in {kind}; a run has train and val")

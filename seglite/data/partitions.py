@@ -5,7 +5,8 @@
     labels=FOLDER/1_8.txt      the images of a published list; every other training image is unlabelled
 
 Lists are accepted as they are published: bare ids (2007_000032), Cityscapes frames (jena_000078_000019, with or without _leftImg8bit), and
-lines "JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png" of ST++ and its successors, of which the first path counts.
+lines "JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png" of ST++ and its successors, of which the first path counts. An image of
+data=folder is named by its path below the folder of images (a/b.jpg) or by its name in a run (a__b).
 
 Unlabelled images are not *asked* to be used without their label: their stream wants ("image",) alone, so no label is ever read.
 
@@ -13,11 +14,13 @@ L labelled images, U unlabelled images.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from seglite.data import Batch, Batches, generator
+from seglite.data.pairs import without_suffix
 
 STREAM = 71  # of random numbers, apart from those of sampling and augmentation
 
@@ -54,22 +57,46 @@ def listed(path: str, names: list[str]) -> list[int]:
     """Where the images of a list stand among `names`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"labels={path}: there is no such list; give the path of a .txt file, a fraction (1/8) or a number of images")
-    ids = [bare(line.split()[0]) for line in Path(path).read_text().splitlines() if line.strip()]
-    if not ids:
+    lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if not lines:
         raise ValueError(f"labels={path}: the list is empty; at least one image must be labelled")
-    place = {bare(name): i for i, name in enumerate(names)}
-    unknown = [i for i in ids if i not in place]
+    exact, bare = places(names, str), places(names, without_ending)
+    found = [next((table[s] for s in spellings(line) for table in (exact, bare) if s in table), []) for line in lines]
+    unknown = [line.split()[0] for line, where in zip(lines, found) if not where]
     if unknown:
-        raise ValueError(f"labels={path}: {len(unknown)} of its {len(ids)} names are not in the training set of {len(names)} images (the first: "
+        raise ValueError(f"labels={path}: {len(unknown)} of its {len(lines)} names are not in the training set of {len(names)} images (the first: "
                          f"{unknown[0]}); the list belongs to another training list (VOC's blender lists need voc.train=train_aug) or data set")
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"labels={path}: {next(i for i in ids if ids.count(i) > 1)} is listed more than once; every image must count once")
-    return [place[i] for i in ids]
+    for line, where in zip(lines, found):
+        if len(where) > 1:
+            raise ValueError(f"labels={path}: {line.split()[0]} may be any of {', '.join(names[i] for i in where)}; write the name of one of them in full")
+    labelled = [where[0] for where in found]
+    if len(set(labelled)) < len(labelled):
+        raise ValueError(f"labels={path}: {next(names[i] for i in labelled if labelled.count(i) > 1)} is listed more than once; every image must count once")
+    return labelled
 
 
-def bare(name: str) -> str:
-    """"leftImg8bit/train/jena/jena_000078_000019_leftImg8bit.png" -> "jena_000078_000019"."""
-    return Path(name).stem.removesuffix("_leftImg8bit")
+def places(names: list[str], key: Callable[[str], str]) -> dict[str, list[int]]:
+    """{key(name): where such names stand}."""
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        found.setdefault(key(name), []).append(i)
+    return found
+
+
+def without_ending(name: str) -> str:
+    """Neither an image's suffix nor Cityscapes' ending; every other dot belongs to the name, as in scan.1 and scan.2."""
+    return without_suffix(name).removesuffix("_leftImg8bit")
+
+
+def spellings(line: str) -> list[str]:
+    """The names that a line may stand for, the most literal first: as it is, its first path, that path without its outer folders.
+
+    data=folder writes __ for the folders of a name, so leftImg8bit/train/a/b.png is also train__a__b, a__b and, as the published lists mean it, b.
+    """
+    first = line.split()[0]
+    parts = without_ending(first).split("/")
+    return [line, without_ending(line), without_ending(line).replace("/", "__"), first,
+            *(joined.join(parts[outer:]) for outer in range(len(parts)) for joined in ("/", "__"))]
 
 
 class Together:

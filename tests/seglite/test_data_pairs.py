@@ -242,6 +242,9 @@ def test_folder_lists_and_subfolders(own):
     (own / "val.txt").write_text("c\nzz\n")
     with pytest.raises(FileNotFoundError, match="names zz, which is not among the images .1 of 2"):
         own_data(own, "val")
+    (own / "val.txt").write_text("c.2\n")
+    with pytest.raises(FileNotFoundError, match="names c.2, which is not among the images"):  # a number is no suffix
+        own_data(own, "val")
     (own / "val.txt").write_text("c\nc\n")
     with pytest.raises(ValueError, match="names c more than once"):
         own_data(own, "val")

@@ -86,6 +86,24 @@ def test_wrong_lists_are_one_sentence(tmp_path):
         split("nowhere/1_8.txt")
 
 
+@pytest.mark.parametrize("line, names, place", [
+    ("scan.1", ["scan.1", "scan.2"], 0), ("scan.2", ["scan.1", "scan.2"], 1), ("scan.2.tif", ["scan.1", "scan.2"], 1),  # a number is no suffix
+    ("a", ["a.jpg", "a"], 1), ("a.jpg", ["a", "a.jpg"], 1), ("x/a.JPG", ["b", "a"], 1),  # the literal name first
+    ("a/b.jpg", ["b", "a__b"], 1), ("images/a/b.jpg", ["a__b", "c__b"], 0), ("a__b", ["b", "a__b"], 1), ("images/b.jpg", ["b", "a__b"], 0),  # data=folder
+    ("my scan.jpg", ["my", "my scan"], 1), ("my trip/a b.png", ["my", "my trip__a b"], 1)])  # a space divides two paths only where no name has it
+def test_a_line_means_the_image_it_names(tmp_path, line, names, place):
+    assert list(split(write(tmp_path, line), names)[0]) == [place]
+
+
+def test_a_line_that_may_mean_two_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="list.txt: a may be any of a.jpg, a.png; write the name of one of them in full"):
+        split(write(tmp_path, "a"), ["a.jpg", "b", "a.png"])
+    with pytest.raises(ValueError, match=r"1 of its 2 names are not in the training set of 2 images \(the first: scan.3\)"):
+        split(write(tmp_path, "scan.1", "scan.3"), ["scan.1", "scan.2"])
+    with pytest.raises(ValueError, match="a__b is listed more than once"):
+        split(write(tmp_path, "a/b.jpg", "a__b"), ["a__b", "c"])
+
+
 @needs_lists
 @pytest.mark.parametrize("name, count", [("1_16", 662), ("1_8", 1323), ("1_4", 2646), ("u2pl_1_16", 662), ("u2pl_1_8", 1323), ("u2pl_1_4", 2646),
                                          ("92", 92), ("183", 183), ("366", 366), ("732", 732), ("1464", 1464)])
