@@ -10,7 +10,8 @@ tables for its report before that point can spare its readers the wait with
     def reopen(run) -> Callable:                  # in seglite/papers/<paper>.py; optional
         return the same predict, calling no more than run.data, run.fit and run.make
 
-Nothing in the run's folder is changed. An unfinished run is refused with the stage that is missing.
+Nothing in the run's folder is changed and no lock is taken, so any number of readers may share a folder, also one that may not be written, or
+whose later stages still train. An unfinished run is refused with the stage that is missing.
 """
 from __future__ import annotations
 
@@ -33,6 +34,9 @@ class Found(Exception):
 
 class Reopened(Run):
     """A run that loads what is there and refuses to compute what is not."""
+
+    def _lock(self) -> None:
+        """A finished stage is a whole file that nobody writes again, so readers are in nobody's way."""
 
     def _claim_folder(self, command) -> None:
         """A reader leaves config.json and command.txt as they are."""

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kernels import backend
 from seglite import files, parallel
 from seglite.config import UsageError, flatten, identity
 from seglite.data import Batches, LabelMaps, Restricted, open_data
@@ -43,11 +44,15 @@ class RunProblem(RuntimeError):
 
 
 def choose_device(wish: str) -> tuple[str, str]:
-    """(device, why)."""
+    """(device, why). A numbered CUDA device becomes the current one, which kernel launches, waiting and memory counters go by."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wish):
         raise UsageError(f"device={wish}: choose auto, cpu, cuda or cuda:N")
     if wish.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device={wish} was asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu or device=auto")
+    if ":" in wish:
+        if int(wish.partition(":")[2]) >= (count := torch.cuda.device_count()):
+            raise UsageError(f"device={wish} was asked for, but torch sees {count} CUDA device{'s' * (count != 1)}: cuda:0 to cuda:{count - 1}")
+        torch.cuda.set_device(wish)
     if wish != "auto":
         return wish, "asked for"
     if torch.cuda.is_available():
@@ -79,10 +84,11 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.folder = Path(config.out)
-        self.lock = files.FolderLock(self.folder) if self.rank == 0 else None
+        self.lock, self.held = self._lock(), contextlib.ExitStack()
         self.opened: dict[tuple[str, tuple[str, ...]], object] = {}
         self.earlier, self.started = 0.0, time.monotonic()
         try:
+            self.held.enter_context(self.kernels())
             self._claim_folder(command)
         except BaseException:
             self.close()
@@ -90,6 +96,13 @@ class Run:
         torch.manual_seed(seed_of(config.seed, "run"))
         self.say(f"run folder {self.folder} · device {self.device} ({why}) · {self.world} process{'es' if self.world > 1 else ''} · "
                  f"{torch.get_num_threads()} threads · torch {torch.__version__}")
+
+    def _lock(self) -> files.FolderLock | None:
+        return files.FolderLock(self.folder) if self.rank == 0 else None
+
+    def kernels(self):
+        """A block whose kernel calls go by the setting `kernels=`: `with run.kernels(): ...`. A run is in one from its start to `close`."""
+        return contextlib.nullcontext() if self.config.kernels == "auto" else backend.use(self.config.kernels)
 
     def _claim_folder(self, command) -> None:
         """Write config.json, or make sure that the folder belongs to the same settings."""
@@ -122,6 +135,8 @@ class Run:
         return self.earlier + time.monotonic() - self.started
 
     def close(self) -> None:
+        """Leave the folder to others and the kernels to their usual choice. Runs that overlap are closed in reverse, as blocks end."""
+        self.held.close()
         if self.lock:
             self.lock.release()
 

@@ -9,10 +9,8 @@ Exit codes: 0 done · 1 failure · 2 the command line does not fit. Killed or in
 """
 from __future__ import annotations
 
-import contextlib
 import sys
 
-from kernels import backend
 from seglite import config as settings
 from seglite import parallel
 from seglite.papers import barm, bas, cwbass, deeplab, marsstyle, mgd, mixreorg, p2at, zeroseg
@@ -34,8 +32,7 @@ def train(arguments: list[str], methods: dict) -> None:
         for split, wants in (() if config.data == "scenes" else (("train", run.supervision), ("val", ("image", "mask")))):
             if remark := look_over(run.truth(split), wants):
                 run.say(f"{split}: {remark}")
-        with contextlib.nullcontext() if config.kernels == "auto" else backend.use(config.kernels):
-            paper.train(run)
+        paper.train(run)
     finally:
         run.close()
 
