@@ -324,15 +324,17 @@ def grid_chain(height: int, width: int, sigma: tuple[float, float], dtype: torch
 
 # ----------------------------------------------------------------------------------------- mean field on chains, no gradient
 def mean_field_on_chains(log_prior: torch.Tensor, chains: list[BagChain], mixers: list[torch.Tensor | None], iterations: int,
-                         half: bool = True, logits: bool = False, block: int = 8192) -> torch.Tensor:
+                         half: bool = True, logits: bool = False) -> torch.Tensor:
     """softmax(log_prior + sum_m chain_m(Q) mixer_m), repeated: the inference loop of a CPU, without autograd.
 
     log_prior [N, K], float32 or float64. Chains already carry their normalisation and, where `mixers` holds None (Potts), their weight;
     otherwise mixers[m] [K, K] turns the filtered Q into the logits it adds. half: Q, tables and bag weights in float16, which halves the
     traffic of a loop that waits for memory (sums are float32 either way); leave it off without normalisation, where sums may pass
-    float16's range. Slicing, adding and the softmax go through blocks of pixels, `block` per thread: small enough for a core's cache.
+    float16's range. Slicing, adding and the softmax go through blocks of pixels, LOOP_BLOCK per thread: small enough for a core's cache.
     Returns Q [N, K], or the logits before the last softmax, up to a constant per pixel.
     """
+    if logits and not iterations:
+        return log_prior.clone()
     n, k = log_prior.shape
     log_prior = log_prior * LOG2E  # powers of two take half as long as exp: everything below is in units of log 2
     storage = torch.float16 if half else log_prior.dtype

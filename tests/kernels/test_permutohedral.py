@@ -232,6 +232,9 @@ def test_loop_is_the_update_written_out(monkeypatch):
     assert (P.mean_field_on_chains(prior, chains, mixers, 3, half=False) - q).abs().max() < 1e-12
     shift = P.mean_field_on_chains(prior, chains, mixers, 3, half=False, logits=True) - scores
     assert (shift - shift[:, :1]).abs().max() < 1e-12  # equal up to a constant per pixel
+    assert (P.mean_field_on_chains(prior, chains, mixers, 0, half=False) - torch.softmax(prior, 1)).abs().max() < 1e-12
+    unchanged = P.mean_field_on_chains(prior, chains, mixers, 0, half=False, logits=True)
+    assert torch.equal(unchanged, prior) and unchanged.data_ptr() != prior.data_ptr()
 
 
 def test_messages_that_overflow_exp_are_still_normalised():
