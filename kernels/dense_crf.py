@@ -393,7 +393,8 @@ def mean_field(unary: torch.Tensor, image: torch.Tensor | None = None, kernels: 
     kernels run and lattice elsewhere. self_message=False leaves out j = i (exact only). cull, exact on Triton only: skip tile pairs
     whose boxes are this far apart, squared (None: visit all). half: keep Q in float16 inside; Q then moves by a few 1e-5 (kernel, seen in the
     interpreter) or a few 1e-4 (lattice) relative to float32.
-    logits=True returns the scores before the last softmax, for a cross-entropy. Differentiable in unary, weights and compat.
+    logits=True returns the scores before the last softmax, for a cross-entropy. Differentiable in unary, weights and compat; not in the
+    standard deviations (sxy, srgb: the paper's theta), the image or the features, which are constants: choose those on validation images.
     The result has the dtype of `unary`; float16 and bfloat16 are computed in float32.
     """
     log_prior, terms = _prepare(unary, image, kernels, iterations, compat, normalization, method)
@@ -487,6 +488,17 @@ def _check_features(features: torch.Tensor) -> None:
         raise ValueError("features hold NaN or infinity; every feature must be finite")
 
 
+def check_colours(image: torch.Tensor, srgb: float | tuple[float, ...], image_name: str, srgb_name: str) -> None:
+    """Refuse an image scaled to 0..1 where srgb counts grey levels. A nearly uniform photograph is none: one may hold only levels 128 and 129."""
+    low, high = (float(v) for v in image.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{image_name} holds NaN or infinity; expected colours 0..255")
+    narrowest = min(srgb) if isinstance(srgb, (tuple, list)) else srgb
+    if image.is_floating_point() and 0 <= low < high <= 1 and narrowest >= 1:
+        raise ValueError(f"{image_name} spans only {low:.3g}..{high:.3g} while {srgb_name} is {srgb}, so colour would play no part; "
+                         "expected colours 0..255: multiply the image by 255, or divide srgb by it")
+
+
 def _prepare(unary, image, kernels, iterations, compat, normalization, method):
     """Refuse what cannot be meant; return log_prior [B, N, K] and (kernel, compatibility or None, normalisation) for every kernel."""
     if unary.dim() != 4 or not unary.is_floating_point():
@@ -524,20 +536,17 @@ def _check_kernel(kernel, image, unary: torch.Tensor, compat) -> torch.Tensor | 
         _check_choice(f"{name}.normalization", kernel.normalization, NORMALIZATIONS)
     for field in ("sxy", "srgb"):
         sigma = getattr(kernel, field, 1.0)
-        if any(not (s > 0 and math.isfinite(s)) for s in (sigma if isinstance(sigma, (tuple, list)) else [sigma])):
+        each = sigma if isinstance(sigma, (tuple, list)) else [sigma]
+        if any(torch.is_tensor(s) and s.requires_grad for s in each):
+            raise ValueError(f"{name}.{field} requires a gradient, but none is computed for standard deviations; pass numbers and learn the weight")
+        if any(not (s > 0 and math.isfinite(s)) for s in each):
             raise ValueError(f"{name}.{field} must be positive (a standard deviation); got {sigma}")
     if isinstance(kernel, Bilateral):
         if image is None:
             raise ValueError("Bilateral needs the image that it should follow; got image=None")
         if isinstance(kernel.srgb, (tuple, list)) and len(kernel.srgb) != image.shape[1]:
             raise ValueError(f"Bilateral.srgb has {len(kernel.srgb)} entries for an image of {image.shape[1]} channels")
-        low, high = image.detach().aminmax()
-        if not (math.isfinite(float(low)) and math.isfinite(float(high))):
-            raise ValueError("image holds NaN or infinity; expected colours 0..255")
-        widest = max(kernel.srgb) if isinstance(kernel.srgb, (tuple, list)) else kernel.srgb
-        if image.is_floating_point() and low < high and high - low <= 1 and widest >= 1:
-            raise ValueError(f"image spans only {float(low):.3g}..{float(high):.3g} while Bilateral.srgb is {kernel.srgb}, so colour would play "
-                             "no part; expected colours 0..255: multiply the image by 255, or divide srgb by it")
+        check_colours(image, kernel.srgb, "image", "Bilateral.srgb")
     if isinstance(kernel, Features):
         if kernel.values.dim() != 4 or kernel.values.shape[0] != b or kernel.values.shape[2:] != unary.shape[2:]:
             raise ValueError(f"Features.values must be [B, d, H, W] with B, H, W of the unary ({b}, {h}, {w}); got {list(kernel.values.shape)}")

@@ -75,7 +75,7 @@ def energy(image: np.ndarray, labels: np.ndarray, gt_prob: float) -> tuple[torch
 def refine_map(image: np.ndarray, labels: np.ndarray, preset: Preset, gt_prob: float = 0.7, method: str = "auto", dtype=torch.float32) -> np.ndarray:
     """The label map after the CRF, uint8 [H, W]."""
     unary, photo, ids = energy(image, labels, gt_prob)
-    q = mean_field(unary.to(dtype), photo.to(dtype), preset.kernels(), iterations=preset.iterations, normalization=preset.normalization, method=method)
+    q = mean_field(unary.to(dtype), photo, preset.kernels(), iterations=preset.iterations, normalization=preset.normalization, method=method)
     return ids[q[0].argmax(0).numpy()].astype(np.uint8)
 
 

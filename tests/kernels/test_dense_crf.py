@@ -349,9 +349,12 @@ NAN[0, 2, 1, 4] = math.nan
     (lambda: mean_field(U, I[..., :5]), r"image must be .*\(1, 6, 7\); got \[1, 3, 6, 5\]"),
     (lambda: mean_field(U), "Bilateral needs the image"),
     (lambda: mean_field(U, I / 255), "image spans only .* multiply the image by 255"),
+    (lambda: mean_field(U, I / 255, [Bilateral(3.0, (1.0, 2.0, 3.0))]), r"image spans only .* Bilateral.srgb is \(1.0, 2.0, 3.0\)"),
     (lambda: mean_field(U, I * math.nan), "image holds NaN"),
     (lambda: mean_field(U, I, [Gaussian(0.0)]), "Gaussian.sxy must be positive .* got 0.0"),
     (lambda: mean_field(U, I, [Bilateral(3.0, (3.0, -1.0, 3.0))]), "Bilateral.srgb must be positive"),
+    (lambda: mean_field(U, I, [Gaussian(torch.tensor(3.0, requires_grad=True))]), "Gaussian.sxy requires a gradient, but none is computed"),
+    (lambda: mean_field(U, I, [Bilateral(3.0, (3.0, 3.0, torch.tensor(3.0, requires_grad=True)))]), "Bilateral.srgb requires a gradient"),
     (lambda: mean_field(U, I, [Bilateral(3.0, (3.0, 1.0))]), "2 entries for an image of 3 channels"),
     (lambda: mean_field(U, I, [Gaussian(1.0, torch.ones(2))]), r"Gaussian.weight must be a number or a tensor \[\] or \[K\] with K = 3; got \[2\]"),
     (lambda: mean_field(U, I, compat=torch.eye(4)), r"compat must be \[K, K\] energies with K = 3; got \[4, 4\]"),
@@ -368,6 +371,21 @@ NAN[0, 2, 1, 4] = math.nan
 def test_bad_input_is_named(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_nearly_uniform_photograph_is_no_image_in_0_to_1():
+    """Levels 128 and 129 as floats are what a photograph of a wall holds: the same probabilities as from its bytes."""
+    levels = (I[:, :, :, :1] > 128).float().expand_as(I)
+    for shift in (128.0, 1.0, -0.5):
+        image = levels + shift
+        q = mean_field(U, image, KERNELS, iterations=2, method="exact")
+        assert_close(q, mean_field(U, 100 * image, (KERNELS[0], Bilateral(6.0, 1300.0, 2.0)), iterations=2, method="exact"))
+    for uniform in (0.0, 0.5, 1.0, 200.0):  # nothing to tell pixels apart, in any unit
+        assert torch.isfinite(mean_field(U, torch.full_like(I, uniform), KERNELS, iterations=2)).all()
+    with pytest.raises(ValueError, match=r"image spans only 0\.\.1 while Bilateral.srgb is 13.0"):
+        mean_field(U, levels, KERNELS)
+    assert torch.isfinite(mean_field(U, levels.byte(), KERNELS, iterations=2)).all(), "bytes count grey levels, whatever they are"
+    assert torch.isfinite(mean_field(U, levels, [Bilateral(6.0, (0.1, 13.0, 13.0))], iterations=2)).all(), "red plays a part"
 
 
 def test_foreign_kernel_and_asymmetric_compatibility():

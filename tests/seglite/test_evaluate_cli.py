@@ -105,6 +105,16 @@ def test_photographs_are_the_bytes_that_were_normalised():
     image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     back = E.photographs(E.normalise(image[None], data), data)
     np.testing.assert_array_equal(back[0].permute(1, 2, 0).numpy(), image)
+    assert back.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("low", [0, 128])
+def test_a_crf_takes_photographs_of_two_neighbouring_levels(low):
+    """A night or a wall: an evaluation of thousands of images must not end there."""
+    data = SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    image = low + np.random.default_rng(0).integers(0, 2, (8, 8, 3), np.uint8)
+    refined = E.with_crf(lambda x: x[:, :2], data)(E.normalise(image[None].astype(np.uint8), data))
+    assert refined.shape == (1, 2, 8, 8) and torch.isfinite(refined).all()
 
 
 # ---- many rows, bands, some images ------------------------------------------------------------------------------------------------------
@@ -130,6 +140,25 @@ def test_rows_share_one_pass_and_count_the_same_as_alone():
     assert [s["name"] for s in results["wrong"].samples] == ["image0", "image2", "image3"]
     with pytest.raises(ValueError, match="no image"):
         E.evaluate(oracle, data, indices=[])
+
+
+def test_a_shared_network_counts_in_the_speed_of_every_row(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(E.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds, predict):
+        def timed(x):
+            now[0] += seconds
+            return predict(x)
+        return timed
+
+    base = E.Once(takes(2, oracle))
+    rows = {"scores": base, "refined": takes(1, base), "two passes": takes(4, lambda x: base(x) + base(x))}
+    results = E.evaluate_many(rows, Pictures([(8, 8), (12, 8)]))
+    assert [1 / r.images_per_second for r in results.values()] == pytest.approx([2, 3, 8])  # seconds an image, one network each (a row asks twice: two)
+    nested = E.Once(takes(1, base))
+    twice = E.evaluate_many({"scores": base, "nested": nested, "again": lambda x: nested(x)}, Pictures([(8, 8)]))
+    assert [1 / r.images_per_second for r in twice.values()] == pytest.approx([2, 3, 3])
 
 
 class Squares:
