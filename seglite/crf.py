@@ -44,7 +44,7 @@ import torch
 
 from kernels import permutohedral
 from kernels.backend import path_for
-from kernels.dense_crf import Bilateral, Features, Gaussian, gaussian_message, mean_field, pixel_features
+from kernels.dense_crf import Bilateral, Features, Gaussian, check_colours, gaussian_message, mean_field, pixel_features
 
 
 # ---- presets ----------------------------------------------------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def _check_labels(labels: np.ndarray, n_labels: int, gt_prob: float, low: int, h
         raise ValueError(f"labels hold {foreign[0]}; with n_labels={n_labels} expected {low}..{high}" + (f" and {unknown} for unknown" if unknown is not None else ""))
 
 
-def _check_probabilities(p: torch.Tensor) -> None:
+def _check_probabilities(p: torch.Tensor, what: str = "probabilities") -> None:
     low, high = (float(v) for v in p.detach().aminmax()) if p.numel() else (0.0, 0.0)
     if not (low >= -1e-4 and high <= 1 + 1e-3):
-        raise ValueError(f"probabilities run from {low:.4g} to {high:.4g}, expected 0..1; take .softmax over the class dimension first")
+        raise ValueError(f"{what} run from {low:.4g} to {high:.4g}, expected 0..1; take .softmax over the class dimension first")
 
 
 def _pictures(image, p: torch.Tensor) -> torch.Tensor:
@@ -240,6 +240,16 @@ def unary_from_labels(labels, n_labels: int, gt_prob: float, zero_unsure: bool =
         warnings.warn(f"zero_unsure=True takes label 0 as unknown, so label {n_labels} of n_labels={n_labels} never occurs; "
                       "if 0 is a class like the others, pass zero_unsure=False", stacklevel=2)
     return label_unary(labels.astype(np.int64) - 1, n_labels, gt_prob, -1).reshape(n_labels, -1)
+
+
+def compute_unary(labels, M: int, GT_PROB: float = 0.5) -> np.ndarray:
+    """`unary_from_labels` of M labels by its old name, which trusts the map half; 0 means "unknown"."""
+    return unary_from_labels(labels, M, GT_PROB)
+
+
+def softmax_to_unary(sm, GT_PROB: float = 1):
+    """`unary_from_softmax` by its old name and without its clip, GT_PROB being the scale. A probability of 0 costs 87, not infinity."""
+    return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=float(np.finfo(np.float32).tiny))  # -log tiny = 87.3
 
 
 def create_pairwise_gaussian(sdims, shape) -> np.ndarray:
@@ -451,8 +461,7 @@ class DenseCRF2D(DenseCRF):
         srgb = (float(srgb),) * channels if isinstance(srgb, Number) else tuple(float(s) for s in srgb)
         if len(srgb) != channels:
             raise ValueError(f"srgb has {len(srgb)} entries for an image of {channels} channels")
-        if picture.is_floating_point() and float(picture.max()) <= 1 and min(srgb) >= 1:
-            raise ValueError(f"rgbim is at most {float(picture.max()):.3g} while srgb is {srgb}, so colour would play no part; expected colours 0..255")
+        check_colours(picture, srgb, "rgbim", "srgb")
         features = pixel_features(picture.movedim(-1, 0)[None], sxy, srgb)  # as `Features`, since every term may bring its own image
         self._add(Features(features.transpose(1, 2).reshape(1, -1, h, w)), compat, kernel, normalization)
 
@@ -498,11 +507,45 @@ def black_index(palette: list[int] | None, path: str) -> int:
     return colours.index((0, 0, 0))
 
 
+def read_scores(path: str) -> torch.Tensor:
+    """The probabilities [K, H, W] of a .npy file as float32. ValueError says what it holds instead."""
+    scores = np.load(path)
+    if scores.ndim != 3 or scores.dtype.kind not in "fiub":
+        raise ValueError(f"{path} is {scores.dtype} {list(scores.shape)}, expected probabilities [K, H, W] of one image; save a label map as a PNG")
+    if len(scores) > 256:
+        raise ValueError(f"{path} is {list(scores.shape)}, expected [K, H, W] with at most 256 labels, which a label picture can hold")
+    p = torch.from_numpy(scores.astype(np.float32))  # [K, H, W]
+    _check_probabilities(p, f"the scores of {path}")
+    return p
+
+
+def read_labels(path: str, unknown: str) -> tuple[np.ndarray, list[int], int, list[int] | None]:
+    """A label picture: int64 [H, W], the ids in it, the id of pixels without a label, its palette. ValueError says why it is no label map."""
+    from PIL import Image
+
+    from seglite.config import convert
+
+    with Image.open(path) as picture:
+        mode, before, palette = picture.mode, np.array(picture), picture.getpalette()
+    if before.ndim != 2 or before.dtype.kind not in "iub":
+        raise ValueError(f"{path} is a {mode} picture, expected one label number per pixel (mode P, L, 1 or I); "
+                         "save the label numbers, not their colours")
+    nothing = black_index(palette, path) if unknown == "black" else convert(unknown, int, "unknown")
+    ids = [int(v) for v in np.unique(before) if v != nothing]
+    if len(ids) < 2:
+        raise ValueError(f"{path} holds {len(ids)} label{'s' * (len(ids) != 1)} besides unknown={nothing}, expected at least 2: there is nothing "
+                         "to decide" + (f"; if {nothing} is a label, as in a mask of 0 and 255, pass unknown=-1" if (before == nothing).any() else ""))
+    foreign = [v for v in ids if not 0 <= v <= 255]
+    if foreign:
+        raise ValueError(f"{path} holds {foreign[0]}, expected labels 0..255 besides unknown={nothing}; "
+                         f"if it marks pixels without a label, pass unknown={foreign[0]}, else renumber the labels")
+    return before.astype(np.int64), ids, nothing, palette
+
+
 def refine_files(photo: str, labels: str, out: str, settings: Settings) -> str:
     """What the command does; returns the sentence it prints."""
     from PIL import Image
 
-    from seglite.config import convert
     from seglite.data.voc import read_image
     from seglite.files import write_bytes
     from seglite.pictures import png_bytes, voc_palette
@@ -512,21 +555,14 @@ def refine_files(photo: str, labels: str, out: str, settings: Settings) -> str:
     chosen = preset_of(settings.preset, **{key: getattr(settings, key) for key in (
         "gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight", "iterations", "normalization")})
     if labels.endswith(".npy"):
-        unary, ids, palette = energies(torch.from_numpy(np.load(labels)).float()).numpy(), None, None
+        unary, ids, palette = energies(read_scores(labels)).numpy(), None, None
     else:
-        with Image.open(labels) as picture:
-            mode, before, palette = picture.mode, np.array(picture), picture.getpalette()
-        if before.ndim != 2:
-            raise ValueError(f"{labels} is a {mode} picture, expected one label number per pixel (mode P or L); save the label numbers, not their colours")
-        unknown = black_index(palette, labels) if settings.unknown == "black" else convert(settings.unknown, int, "unknown")
-        ids = [int(v) for v in np.unique(before) if v != unknown]
-        if len(ids) < 2:
-            raise ValueError(f"{labels} holds {len(ids)} label{'s' * (len(ids) != 1)} besides unknown={unknown}, expected at least 2: there is nothing to decide")
-        position = np.full(256, len(ids))
-        position[ids] = range(len(ids))
-        unary = label_unary(position[before], len(ids), settings.gt_prob, unknown=len(ids))
+        before, ids, unknown, palette = read_labels(labels, settings.unknown)
+        position = np.where(before == unknown, len(ids), np.searchsorted(ids, before))
+        unary = label_unary(position, len(ids), settings.gt_prob, unknown=len(ids))
     if unary.shape[1:] != image.shape[:2]:
-        raise ValueError(f"{labels} is {list(unary.shape[1:])} and {photo} is {list(image.shape[:2])} pixels (rows, columns), expected equal sizes")
+        raise ValueError(f"{labels} is {list(unary.shape[1:])} and {photo} is {list(image.shape[:2])} pixels (rows, columns), expected equal sizes"
+                         + ("" if ids else "; scores are [K, H, W], labels first"))
     device = choose_device(settings.device)[0]
     q = mean_field(torch.from_numpy(unary)[None].to(device), torch.from_numpy(image).movedim(-1, 0)[None].to(device), chosen.kernels(),
                    iterations=chosen.iterations, normalization=chosen.normalization)[0]

@@ -185,12 +185,27 @@ def test_wrong_shapes_are_named():
         dcrf.DenseCRF2D(H, W, K).addPairwiseBilateral(9, 20, image, 2)
     with pytest.raises(ValueError, match="colours 0..255"):
         dcrf.DenseCRF2D(W, H, K).addPairwiseBilateral(9, 20, image / 255, 2)
+    with pytest.raises(ValueError, match="rgbim holds NaN"):
+        dcrf.DenseCRF2D(W, H, K).addPairwiseBilateral(9, 20, image * np.nan, 2)
     with pytest.raises(ValueError, match="setUnaryEnergy"):
         dcrf.DenseCRF2D(W, H, K).inference(1)
     with pytest.raises(ValueError, match="compat is"):
         dcrf.DenseCRF2D(W, H, K).addPairwiseGaussian(3, np.ones(K + 1))
     with pytest.raises(ValueError, match="normalization must be"):
         dcrf.DenseCRF2D(W, H, K).addPairwiseGaussian(3, 3, normalization=7)
+
+
+@pytest.mark.parametrize("image", [np.zeros((H, W, 3)), np.ones((H, W, 3)), 128.0 + (scene()[0] > 90)], ids=["black", "one", "two-levels"])
+def test_nearly_uniform_float_images_are_photographs_too(image):
+    scores = scene()[1]
+    results = []
+    for picture in (image, image.astype(np.uint8)):
+        crf = dcrf.DenseCRF2D(W, H, K)
+        crf.setUnaryEnergy(unary_from_softmax(scores))
+        crf.addPairwiseBilateral(9, 20, picture, 2)
+        results += [crf.inference(2), dense_crf(picture, scores)]
+    np.testing.assert_array_equal(results[0], results[2])
+    np.testing.assert_array_equal(results[1], results[3])
 
 
 # ---- energies ---------------------------------------------------------------------------------------------------------------------------
@@ -217,6 +232,17 @@ def test_unary_from_labels_and_its_zero():
     with pytest.raises(ValueError, match="gt_prob"):
         unary_from_labels(labels, 3, 1.0)
     np.testing.assert_allclose(np.exp(-label_unary(np.array([[0, 255, 1]]), 2, 0.9)), [[[0.9, 0.5, 0.1]], [[0.1, 0.5, 0.9]]], rtol=1e-6)
+
+
+def test_the_old_names_of_the_unaries():
+    labels, p = np.array([[0, 1], [2, 3]]), np.array([[1.0, 0.25, 1e-6], [0.0, 0.75, 1 - 1e-6]])
+    np.testing.assert_allclose(dcrf.compute_unary(labels, 3)[:, :2], -np.log([[1 / 3, 0.5], [1 / 3, 0.25], [1 / 3, 0.25]]), rtol=1e-6)
+    np.testing.assert_array_equal(dcrf.compute_unary(labels, 3, GT_PROB=0.7), unary_from_labels(labels, 3, 0.7))
+    np.testing.assert_allclose(dcrf.softmax_to_unary(p), [[0, 1.386294, 13.815511], [87.33654, 0.287682, 1e-6]], rtol=1e-5)  # 1e-6 is not clipped
+    np.testing.assert_array_equal(dcrf.softmax_to_unary(p, GT_PROB=0.5), unary_from_softmax(p, scale=0.5))
+    crf = dcrf.DenseCRF(3, 2)
+    crf.setUnaryEnergy(dcrf.softmax_to_unary(p))
+    assert np.isfinite(crf.inference(1)).all()
 
 
 def test_feature_helpers_count_rows_first():
@@ -329,6 +355,61 @@ def test_the_command_on_a_scribble(tmp_path, capsys):
     assert dcrf.main([*files, "perset=camvid"]) == 2 and "Did you mean preset" in capsys.readouterr().err
     assert dcrf.main([*files, "unknown=black"]) == 0, "index 10 is black and unused: id 9 is then a label"
     assert "4 labels" in capsys.readouterr().out
+
+
+def files_of(tmp_path, labels, name="labels.png"):
+    """photo, labels, out as the command takes them; labels: an array for .npy, or a picture."""
+    Image.fromarray(scene()[0]).save(tmp_path / "photo.png")
+    np.save(tmp_path / name, labels) if name.endswith(".npy") else labels.save(tmp_path / name)
+    return [str(tmp_path / each) for each in ("photo.png", name, "out.png")]
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "I;16", "I;16, 65535 unknown", "0 and 255"])
+def test_masks_of_every_depth_give_the_same_picture(tmp_path, kind, capsys):
+    mask = np.random.RandomState(3).rand(H, W) < np.where(np.arange(W) < 10, 0.1, 0.9)
+    wide = mask.astype(np.uint16)
+    wide[0, :5] = 65535 * ("unknown" in kind)
+    object_id = 255 if kind == "0 and 255" else 1
+    pictures = {"1": Image.fromarray(mask), "L": Image.fromarray(mask.astype(np.uint8)), "0 and 255": Image.fromarray(mask.astype(np.uint8) * 255)}
+    files = files_of(tmp_path, pictures.get(kind) or Image.fromarray(wide))
+    keys = {"0 and 255": ["unknown=-1"], "I;16, 65535 unknown": ["unknown=65535"]}.get(kind, [])
+    if kind == "1":
+        assert Image.open(files[1]).mode == "1"
+    assert dcrf.main([*files, *keys, "bilateral_sxy=20", "bilateral_srgb=20"]) == 0, capsys.readouterr().err
+    assert "2 labels, 20 x 24 pixels" in capsys.readouterr().out
+    out = np.array(Image.open(files[2]))
+    assert (out == np.where(np.arange(W) < 10, 0, object_id)).mean() > 0.97
+
+
+@pytest.mark.parametrize("labels, sentence", [
+    (np.arange(H * W, dtype=np.uint16).reshape(H, W), "labels.png holds 256, expected labels 0..255 besides unknown=255; .* unknown=256, else renumber"),
+    (np.where(scene()[0][..., 0] > 100, 255, 0).astype(np.uint8), "holds 1 label besides unknown=255, .* a mask of 0 and 255, pass unknown=-1"),
+    (np.zeros((H, W), np.uint8), "holds 1 label besides unknown=255, expected at least 2: there is nothing to decide$"),
+    (scene()[0], "labels.png is a RGB picture, expected one label number per pixel"),
+], ids=["many", "0 and 255", "one", "colours"])
+def test_pictures_that_are_no_label_maps(tmp_path, labels, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dcrf.refine_files(*files_of(tmp_path, Image.fromarray(labels)), dcrf.Settings())
+
+
+def test_scores_on_the_command_line(tmp_path):
+    image, scores, _ = scene()
+    files = files_of(tmp_path, scores, "scores.npy")
+    assert "3 labels, 20 x 24 pixels" in dcrf.refine_files(*files, dcrf.Settings(preset="deeplab-v1"))
+    np.testing.assert_array_equal(np.array(Image.open(files[2])), dense_crf(image, scores.astype(np.float32), "deeplab-v1").argmax(0))
+
+
+@pytest.mark.parametrize("values, sentence", [
+    (np.log(scene()[1]), r"the scores of .*scores.npy run from -.* to -?0.*, expected 0..1; take .softmax over the class dimension first"),
+    (scene()[1].argmax(0), r"scores.npy is int64 \[24, 20\], expected probabilities \[K, H, W\] of one image; save a label map as a PNG"),
+    (scene()[1][None], r"scores.npy is float64 \[1, 3, 24, 20\], expected probabilities \[K, H, W\]"),
+    (scene()[1].astype(complex), r"scores.npy is complex128"),
+    (scene()[1].transpose(1, 2, 0), r"scores.npy is \[20, 3\] and .*photo.png is \[24, 20\] pixels .*; scores are \[K, H, W\], labels first"),
+    (np.full((257, H, W), 1 / 257), r"scores.npy is \[257, 24, 20\], expected \[K, H, W\] with at most 256 labels"),
+], ids=["logits", "labels", "batch", "complex", "channels-last", "many"])
+def test_scores_that_are_no_probabilities(tmp_path, values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dcrf.refine_files(*files_of(tmp_path, values, "scores.npy"), dcrf.Settings())
 
 
 def test_help_lists_every_key(capsys):
