@@ -12,17 +12,20 @@ the baseline that the others are compared with, seed by seed. `CLAIM["statements
 a test on one seed's tables; a claim that does not hold on every seed is printed as not holding. `CLAIM["headline"]` names what README quotes:
 (table, metric, rows).
 
-Written to runs/claims/<method>/: seed<k>/ (a run folder; killed claims resume), claim.json, claim.png.
+Written to runs/claims/<method>/: seed<k>/ (a run folder; killed claims resume), claim.json, claim.png. Settings that were typed are part of the
+folder's name, root= and weights= too: a claim whose data set or weights have moved begins anew, unless its folder is renamed likewise.
 """
 from __future__ import annotations
 
 import datetime
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +52,19 @@ class Asked(NamedTuple):
     folder: Path
 
 
+def names_files(key: str) -> bool:
+    """Whether a key holds the path of a data set or of weights."""
+    return key == "root" or key.endswith("weights")
+
+
+def typed_name(key: str, value: str) -> str:
+    """What a typed key adds to the name of a claim's folder; a path gives its last part and eight digits that tell it from others."""
+    if names_files(key):
+        path = Path(value).absolute()
+        value = f"{re.sub('[^A-Za-z0-9._-]', '_', path.name)[:24]}.{zlib.crc32(os.fsencode(path)):08x}"
+    return f"{key}={value}".replace("/", "_")
+
+
 def understand(arguments: list[str], methods: dict) -> Asked:
     """The command line of one method, checked for every seed; UsageError when it does not fit."""
     typed = settings.split_arguments(arguments)
@@ -66,7 +82,7 @@ def understand(arguments: list[str], methods: dict) -> Asked:
             raise settings.UsageError(f"claims chooses {key}= for each seed itself; use seeds=0,1,2")
     method, jobs = typed.get("method", settings.Config.method), int(given["jobs"])
     paper = settings.choose_method(method, methods)
-    changed = "-".join(f"{k}={v}" for k, v in typed.items() if k != "method" and k not in settings.FREE_KEYS).replace("/", "_")
+    changed = "-".join(typed_name(k, v) for k, v in typed.items() if k != "method" and (k not in settings.FREE_KEYS or names_files(k)))
     if jobs > 1:
         typed.setdefault("threads", str(max(1, (os.cpu_count() or 1) // jobs)))
     rest = [f"{k}={v}" for k, v in typed.items()]

@@ -126,7 +126,8 @@ class Config:
     """joint augmentation of images and label maps"""
 
 
-# Keys that may differ between a run and its continuation: they change where and how fast, not what is computed.
+# Keys that may differ between a run and its continuation: they change where and how fast, not what is computed. What `weights` and `root`
+# hold does decide the result: they may move, and the run compares their content.
 FREE_KEYS = ("out", "root", "device", "threads", "workers", "debug", "weights")
 FREE_ENDINGS = (".log_every", ".save_every", ".micro_batch")
 
@@ -147,6 +148,11 @@ def identity(settings) -> dict[str, object]:
     """The part of the settings that decides the result: a run folder belongs to exactly one identity."""
     flat = {key: value for key, value in flatten(settings).items() if key not in FREE_KEYS and not key.endswith(FREE_ENDINGS)}
     return json.loads(json.dumps(flat))  # tuples become lists, as they do in config.json
+
+
+def weight_files(settings) -> dict[str, str]:
+    """{"weights": path, "dino_weights": path, ...}: the keys that name a file of weights; empty where none is given."""
+    return {key: value for key, value in flatten(settings).items() if key.endswith("weights") and isinstance(value, str)}
 
 
 @functools.cache

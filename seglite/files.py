@@ -6,6 +6,7 @@ so a kill at any moment leaves the previous file whole. Tensors are read with `w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -59,6 +60,15 @@ def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> Non
             temporary.unlink()
         kept = "its previous version is untouched" if path.exists() else "nothing was written"
         raise cannot_write(f"{path} ({len(content):,} bytes)", problem, kept) from problem
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

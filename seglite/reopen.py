@@ -41,6 +41,9 @@ class Reopened(Run):
     def _claim_folder(self, command) -> None:
         """A reader leaves config.json and command.txt as they are."""
 
+    def _claim_data(self, split: str, data) -> None:
+        """A reader may look at other images."""
+
     def _needs(self, path: Path, what: str) -> None:
         if not path.exists():
             command = self.folder / "command.txt"

@@ -16,6 +16,7 @@ because batch t and every random draw of step t follow from (seed, stage, t) alo
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -32,7 +33,7 @@ from torch import nn
 
 from kernels import backend
 from seglite import files, parallel
-from seglite.config import UsageError, flatten, identity
+from seglite.config import UsageError, flatten, identity, weight_files
 from seglite.data import Batches, LabelMaps, Restricted, open_data
 from seglite.pictures import mask_image
 
@@ -85,7 +86,8 @@ class Run:
             torch.set_num_threads(config.threads)
         self.folder = Path(config.out)
         self.lock, self.held = self._lock(), contextlib.ExitStack()
-        self.opened: dict[tuple[str, tuple[str, ...]], object] = {}
+        self.opened: dict[str, object] = {}
+        self.content: dict[str, str] = {}
         self.earlier, self.started = 0.0, time.monotonic()
         try:
             self.held.enter_context(self.kernels())
@@ -105,12 +107,13 @@ class Run:
         return contextlib.nullcontext() if self.config.kernels == "auto" else backend.use(self.config.kernels)
 
     def _claim_folder(self, command) -> None:
-        """Write config.json, or make sure that the folder belongs to the same settings."""
+        """Write config.json, or make sure that the folder belongs to the same settings and the same weights."""
         if self.rank == 0:
             path, mine = self.folder / "config.json", identity(self.config)
             if path.exists():
                 try:
-                    theirs = json.loads(path.read_text())["identity"]
+                    saved = json.loads(path.read_text())
+                    theirs, self.content = saved["identity"], dict(saved.get("content", {}))
                 except (ValueError, KeyError, TypeError) as problem:
                     raise files.FileProblem(f"{path} is damaged, so nobody knows whose folder this is; delete that file if the same command made the "
                                             f"folder (what is finished is then kept), else choose another out=") from problem
@@ -119,11 +122,33 @@ class Run:
                     shown = ", ".join(f"{k}={theirs.get(k)} there, {k}={mine.get(k)} now" for k in different[:3])
                     raise UsageError(f"{self.folder} holds a run with other settings ({shown}{', ...' if len(different) > 3 else ''}); "
                                      f"choose another out=, or delete that folder to start over")
-            files.write_json(path, {"identity": mine, "settings": flatten(self.config)})
+            for key, file in weight_files(self.config).items():
+                if not file or Path(file).is_file():  # one that is gone may not be needed any more; the loader says when it is
+                    self._same_content(key, files.digest(Path(file)) if file else "none", f"{key}={file}" if file else "none")
+            self._write_settings()
             if command is not None:
                 files.write_text(self.folder / "command.txt", shlex.join(command) + "\n")
         parallel.barrier()
         self.earlier = max((record.get("seconds", 0.0) for _, record in self.logged()), default=0.0)
+
+    def _write_settings(self) -> None:
+        files.write_json(self.folder / "config.json", {"identity": identity(self.config), "settings": flatten(self.config), "content": self.content})
+
+    def _same_content(self, what: str, digest: str, now: str) -> None:
+        """Files may move between a run and its continuation, but hold what they held. A folder from before digests were kept takes what is there."""
+        if self.content.setdefault(what, digest) != digest:
+            raise UsageError(f"{self.folder} holds a run that began with other {what} (now {now}); "
+                             "choose another out=, or delete that folder to start over")
+
+    def _claim_data(self, split: str, data) -> None:
+        """Make sure that a data set read from files has the images it had when the run began, by their names."""
+        if self.rank == 0 and self.config.root:
+            known = len(self.content)
+            names = "\n".join(data.name(i) for i in range(len(data)))
+            self._same_content(f"{split} images", hashlib.sha256(names.encode()).hexdigest(), f"root={self.config.root}")
+            if len(self.content) > known:
+                self._still_there()
+                self._write_settings()
 
     def _still_there(self) -> None:
         """A folder that was deleted under its run would come back without the settings it belongs to."""
@@ -156,7 +181,9 @@ class Run:
 
     def _open(self, split: str):
         if split not in self.opened:
-            self.opened[split] = open_data(self.config, split)
+            data = open_data(self.config, split)
+            self._claim_data(split, data)
+            self.opened[split] = data
         return self.opened[split]
 
     # ------------------------------------------------------------------ words

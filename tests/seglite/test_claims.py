@@ -5,6 +5,7 @@ Started as a program it takes the command line of `seglite.claims` for a method 
 import itertools
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -129,6 +130,21 @@ def test_other_settings_go_to_another_folder(methods):
     a = claims.claims(["method=tiny", "seeds=0"], methods)["folder"]
     b = claims.claims(["method=tiny", "seeds=0", "train.lr=0.1"], methods)["folder"]
     assert a != b and calls == [0, 0]
+
+
+def test_other_weights_or_data_go_to_another_folder(methods, tmp_path):
+    methods, calls = methods
+    typed = [["weights=a/w.pth"], ["weights=b/w.pth"], [], ["root=voc mini?*" + "x" * 300], ["root=voc", "weights=a/w.pth"]]
+    folders = [claims.claims(["method=tiny", "seeds=0", *line], methods)["folder"] for line in typed]
+    assert len(set(folders)) == len(calls) == 5 and folders[2] == "runs/claims/tiny", folders
+    assert all(re.fullmatch(r"runs/claims/tiny(-(root|weights)=[\w.-]+\.[0-9a-f]{8}){0,2}", f) and len(f) < 110 for f in folders), folders
+    assert claims.claims(["method=tiny", "seeds=0", f"weights={tmp_path}/a/w.pth"], methods)["folder"] == folders[0], "the same file, told otherwise"
+    Path("a").mkdir()
+    Path("a/w.pth").write_bytes(b"numbers")
+    claims.claims(["method=tiny", "seeds=0", "weights=a/w.pth"], methods)
+    Path("a/w.pth").write_bytes(b"other numbers")
+    with pytest.raises(UsageError, match="began with other weights"):
+        claims.claims(["method=tiny", "seeds=0", "weights=a/w.pth"], methods)
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from seglite import files, train
 from seglite.config import Recipe
@@ -194,6 +196,58 @@ def test_a_second_process_is_refused(undisturbed, capsys):
 def test_an_unequal_share_is_refused(tmp_path):
     done = start(tmp_path / "odd", "train.batch=9", processes=2)
     assert done.returncode != 0 and "cannot be shared equally by 2 processes" in done.stderr
+
+
+def test_a_weights_file_may_move_and_go_but_not_change(tmp_path, capsys):
+    """The tiny method never reads it: what is compared is the file, before anything is loaded."""
+    out, file, moved = tmp_path / "run", tmp_path / "a.pth", tmp_path / "b.pth"
+    begin = [f"out={out}", "train.steps=1", "first.steps=1"]
+    file.write_bytes(b"numbers")
+    assert main(capsys, *begin, f"weights={file}") == (0, "")
+    file.rename(moved)
+    assert main(capsys, *begin, f"weights={moved}") == (0, "")
+    assert main(capsys, *begin, f"weights={file}") == (0, ""), "gone, and the finished run does not need it"
+    file.write_bytes(b"other numbers")
+    for arguments, now in ([f"weights={file}"], f"weights={file}"), ([], "none"):
+        code, said = main(capsys, *begin, *arguments)
+        assert code == 2 and f"{out} holds a run that began with other weights (now {now}); choose another out=" in said and said.count("\n") == 1
+    code, said = main(capsys, *begin[1:], f"out={tmp_path / 'without'}")
+    assert code == 0 and main(capsys, *begin[1:], f"out={tmp_path / 'without'}", f"weights={file}")[0] == 2, "nor may one come in later"
+
+
+def test_a_folder_from_before_digests_goes_on(tmp_path, capsys):
+    out, file = tmp_path / "run", tmp_path / "a.pth"
+    begin = [f"out={out}", "train.steps=1", "first.steps=1"]
+    file.write_bytes(b"numbers")
+    assert main(capsys, *begin)[0] == 0
+    old = json.loads((out / "config.json").read_text())
+    del old["content"]
+    (out / "config.json").write_text(json.dumps(old))
+    assert main(capsys, *begin, f"weights={file}")[0] == 0 and json.loads((out / "config.json").read_text())["content"] == {"weights": files.digest(file)}
+
+
+def test_a_data_set_may_move_but_not_change(tmp_path):
+    def look(root):
+        config, _ = train.settings.parse(["method=tiny", f"out={tmp_path / 'run'}", "data=folder", f"root={root}"], METHODS)
+        run = Run(config, supervision=("image", "mask"), quiet=True)
+        try:
+            return len(run.data("train")) + len(run.truth("val"))
+        finally:
+            run.close()
+
+    for split, names in ("train", "abc"), ("val", "de"):
+        for name in names:
+            for kind, shape in ("images", (4, 6, 3)), ("masks", (4, 6)):
+                (tmp_path / "data" / kind / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full(shape, 1, np.uint8)).save(tmp_path / "data" / kind / split / f"{name}.png")
+    (tmp_path / "data/classes.txt").write_text("grass\nsky\n")
+    assert look(tmp_path / "data") == 5
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert look(tmp_path / "moved") == 5
+    for kind in "images", "masks":
+        (tmp_path / "moved" / kind / "val/e.png").unlink()
+    with pytest.raises(train.settings.UsageError, match=r"holds a run that began with other val images \(now root=.*moved\); choose another out="):
+        look(tmp_path / "moved")
 
 
 @pytest.mark.parametrize("arguments, code, pieces", [
