@@ -155,7 +155,7 @@ def test_a_shared_network_counts_in_the_speed_of_every_row(monkeypatch):
     base = E.Once(takes(2, oracle))
     rows = {"scores": base, "refined": takes(1, base), "two passes": takes(4, lambda x: base(x) + base(x))}
     results = E.evaluate_many(rows, Pictures([(8, 8), (12, 8)]))
-    assert [1 / r.images_per_second for r in results.values()] == pytest.approx([2, 3, 8])  # seconds an image, one network each (a row asks twice: two)
+    assert [1 / r.images_per_second for r in results.values()] == pytest.approx([2, 3, 8])  # seconds an image; the last row would run the network twice
     nested = E.Once(takes(1, base))
     twice = E.evaluate_many({"scores": base, "nested": nested, "again": lambda x: nested(x)}, Pictures([(8, 8)]))
     assert [1 / r.images_per_second for r in twice.values()] == pytest.approx([2, 3, 3])
