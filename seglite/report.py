@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels import backend
 from seglite import files
 from seglite.charts import percent
 from seglite.data import normalise
@@ -128,18 +129,22 @@ def loss_curves(run) -> list[dict]:
 
 @torch.no_grad()
 def costs(run, predict: Callable, model: nn.Module | None, data, result: Evaluation) -> dict:
-    """Parameters, FLOPs of one image (a multiply-add counts as two), speed, memory, training time."""
+    """Parameters, FLOPs of one image (a multiply-add counts as two), speed, memory, training time.
+
+    FLOPs are counted on the torch path wherever the run took place, since torch's counter does not see Triton's kernels; memory is read before that.
+    """
     found: dict[str, object] = {}
     if model is not None:
         found["parameters"] = sum(p.numel() for p in model.parameters())
+    peak = torch.cuda.max_memory_allocated() if run.device.startswith("cuda") else 0
     image = normalise(data.read(0, ("image",))["image"][None], data).to(run.device)
-    with FlopCounterMode(display=False) as counter:
+    with backend.use("torch"), FlopCounterMode(display=False) as counter:
         predict(image)
     found["GFLOPs per image"] = round(counter.get_total_flops() / 1e9, 4)
     found["image size"] = f"{image.shape[-2]} x {image.shape[-1]}"
     found["images per second"] = round(result.images_per_second, 2)
     if run.device.startswith("cuda"):
-        found["peak memory, GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        found["peak memory, GiB"] = round(peak / 2**30, 2)
     elif sys.platform != "win32":  # Windows has no getrusage
         import resource
 
