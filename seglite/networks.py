@@ -10,6 +10,7 @@ turn in one process; on a CPU the clock is the process's own, so give threads=1 
 """
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
@@ -30,11 +31,20 @@ from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.p2at import P2AT
 from seglite.nets.pspnet import DeepLabV3, PSPNet
-from seglite.nets.resnet import resnet18, resnet34, resnet50, resnet101
-from seglite.nets.segmenters import DeepLabV2, DeepLabV3Mobile, DeepLabV3Plus, SmallUNet
-from seglite.nets.vgg import vgg16
+from seglite.nets.resnet import resnet18, resnet34, resnet50
+from seglite.nets.segmenters import DeepLabV3Mobile, DeepLabV3Plus, SmallUNet
+from seglite.papers import deeplab
 
 NOT_RUN = "not run here"
+
+
+def deeplab_v2(classes: int, **keys) -> nn.Module:
+    """The paper's network from its own file, rates 6 12 18 24, one scale; scores are enlarged as by the others here."""
+    network = deeplab.build(deeplab.Settings(**keys), classes).segmenter
+    network.upsample = True
+    return network
+
+
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "P2AT-S": lambda classes: P2AT(resnet18(classes=0), classes),
     "P2AT-M": lambda classes: P2AT(resnet34(classes=0), classes),
@@ -45,8 +55,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "DeepLabV3+-50": lambda classes: DeepLabV3Plus(resnet50(classes=0, output_stride=16), classes),
     "DeepLabV3+-MobileNetV2": lambda classes: DeepLabV3Plus(mobilenet_v2(classes=0, output_stride=16), classes),
     "DeepLabV3-MobileNetV2": lambda classes: DeepLabV3Mobile(classes),
-    "DeepLabV2-VGG16": lambda classes: DeepLabV2(vgg16(classes=0, output_stride=8, pool="3x3"), classes),
-    "DeepLabV2-101": lambda classes: DeepLabV2(resnet101(classes=0, output_stride=8), classes),
+    "DeepLabV2-VGG16": lambda classes: deeplab_v2(classes, net="vgg16", head="hidden"),
+    "DeepLabV2-101": lambda classes: deeplab_v2(classes, net="resnet101"),
     "SmallUNet": lambda classes: SmallUNet(classes),
 }
 
@@ -109,13 +119,14 @@ def cxx() -> str:
 
 
 def runner(model: nn.Module, image: torch.Tensor, way: str) -> Callable:
-    """model(image) in one of the `ways`."""
+    """model(image) in one of the `ways`. The model stays as it is: `.to` works in place, and the ways after it would be timed in its format."""
     if way == "channels_last":
-        model, image = model.to(memory_format=torch.channels_last), image.contiguous(memory_format=torch.channels_last)
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)
     elif way == "compiled":
         model = torch.compile(model)
     elif way == "bf16":
-        model = model.to(torch.bfloat16, memory_format=torch.channels_last)
+        model = copy.deepcopy(model).to(torch.bfloat16, memory_format=torch.channels_last)
         image = image.to(torch.bfloat16, memory_format=torch.channels_last)
     return lambda: model(image)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from seglite import networks, speed
 from seglite.measure import interleaved, multiply_adds, peak_bytes
+from seglite.nets.layers import count_parameters
 from seglite.nets.p2at import P2A2
 from tests.seglite.tiny import METHODS
 
@@ -74,12 +75,33 @@ def test_without_a_compiler_the_table_says_so(tmp_path, capsys, monkeypatch):
     assert "no-such-compiler is not on the path" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("way", ["eager", "channels_last", "bf16"])
+def test_a_way_of_running_leaves_the_network_to_the_next(way):
+    """On a CPU all ways follow each other on one network: compiled after channels_last must be compiled alone."""
+    model = nn.Conv2d(3, 8, 3, padding=1).eval()
+    image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    out = networks.runner(model, image, way)()
+    assert model.weight.dtype == torch.float32 and model.weight.is_contiguous() and image.is_contiguous()
+    assert out.is_contiguous(memory_format=torch.channels_last) == (way != "eager") and out.dtype == (torch.bfloat16 if way == "bf16" else torch.float32)
+
+
 def test_every_network_of_the_list_is_counted():
     """Each builds and answers at 65 x 97 with 7 classes; weights are left as memory happens to be."""
     for name, build in networks.NETWORKS.items():
         with torch.device("meta"):
             model = build(7)
         assert multiply_adds(model.to_empty(device="cpu").eval(), (65, 97)) > 1e7, name
+
+
+def test_deeplab_v2_is_the_paper_s():
+    """37.88 M with hidden branches on VGG-16; 44.05 M on ResNet-101 with strides on the 1x1 (papers/deeplab.py); multiply-adds at 321 (21 classes)."""
+    for name, parameters, operations in (("DeepLabV2-VGG16", 37.88, 80.1), ("DeepLabV2-101", 44.05, 75.1)):
+        with torch.device("meta"):
+            model = networks.NETWORKS[name](21)
+        assert round(count_parameters(model) / 1e6, 2) == parameters, name
+        model = model.to_empty(device="cpu").eval()
+        assert round(multiply_adds(model, (321, 321)) / 1e9, 1) == operations, name
+    assert model.backbone.layer2[0].conv1.stride == (2, 2) and model.backbone.layer2[0].conv2.stride == (1, 1)
 
 
 def test_attention_alone(monkeypatch):
