@@ -14,20 +14,25 @@ Connected CRFs", TPAMI 2018, arXiv 1606.00915. "prototxt" below: the settings re
     python -m seglite.train method=deeplab                                   scenes, about a minute of CPU time
     python -m seglite.train method=deeplab data=camvid root=$SEGLITE_DATA/camvid weights=...    street scenes at half size
     python -m seglite.claims method=deeplab seeds=0,1,2
+    python -m seglite.train method=deeplab size=paper data=voc root=VOC2012 weights=weights/resnet101-63fe2227.pth stride_on=3x3
+    python -m seglite.train method=deeplab size=paper data=voc root=VOC2012 weights=weights/vgg16-397923af.pth net=vgg16 head=hidden msc=1 \\
+        scales=1 train.lr=1e-3 train.micro_batch=10 crf_smooth=2,2 crf_appearance=65,3,4           ASPP-L from VGG-16; both want a GPU, not run here
 
 B batch, K classes, C channels, D hidden channels of a branch, H W image, h w score map, R branches.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.atrous_conv import atrous_conv
 from kernels.dense_crf import Bilateral, Gaussian, mean_field
@@ -36,13 +41,14 @@ from seglite.data import Batches, open_data
 from seglite.data.transforms import flip, resize, resized_crop
 from seglite.evaluate import Once, evaluate_many, label_maps
 from seglite.losses import cross_entropy
+from seglite.measure import multiply_adds
 from seglite.metrics import Confusion, Trimap
 from seglite.nets.layers import count_parameters, freeze_batch_norm
 from seglite.nets.mobilenet import mobilenet_v2
 from seglite.nets.resnet import Bottleneck, ResNet, resnet18, resnet101
 from seglite.nets.segmenters import DeepLabV2
 from seglite.nets.vgg import Vgg, vgg16
-from seglite.nets.weights import load_weights, read_tensors
+from seglite.nets.weights import load_weights, matter, read_tensors
 
 
 @dataclass
@@ -96,6 +102,7 @@ def supervision(config: Settings) -> tuple[str, ...]:
 
 # ---- body: a classifier that shrinks less ---------------------------------------------------------------------------------------------
 
+STRIDE_ON_3X3 = ("resnet101-63fe2227.pth", "resnet101-cd907fc2.pth", "resnet101-5d3b4d8f.pth")  # torchvision's; the digits are the content's
 TINY, MINI = ((24, 1), (48, 1)), ((16, 1), (32, 1), (48, 1))  # (channels, convolutions) of each group
 
 
@@ -123,6 +130,8 @@ def build_body(config: Settings, say: Callable = print) -> nn.Module:
         body = stride_on_1x1(body) if config.stride_on == "1x1" else body
     if config.weights:
         load_weights(body, config.weights, partial=spare, say=say)
+        if config.net == "resnet101" and config.stride_on == "1x1" and Path(config.weights).name in STRIDE_ON_3X3:
+            say(f"stride_on=1x1: {Path(config.weights).name} was trained with strides on the 3x3 convolutions; stride_on=3x3 fits it")
         body = freeze_batch_norm(body) if config.frozen_bn else body
     return body
 
@@ -155,6 +164,7 @@ class HiddenASPP(nn.ModuleList):
 
     def __init__(self, inputs: int, hidden: int, classes: int, kernel: int, rates: Sequence[int], dropout: float):
         super().__init__(Branch(inputs, hidden, classes, kernel, rate, dropout) for rate in rates)
+        self.converted = False  # whether fc6 and fc7 hold a classifier's weights, see `load_hidden`
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [B, C, h, w] -> [B, K, h, w]."""
@@ -185,6 +195,7 @@ def load_hidden(head: HiddenASPP, path: str) -> bool:
             branch.fc6.bias.copy_(tensors["classifier.0.bias"][rows])
             branch.fc7.weight.copy_(tensors["classifier.3.weight"][rows][:, rows, None, None])
             branch.fc7.bias.copy_(tensors["classifier.3.bias"][rows])
+    head.converted = True
     return True
 
 
@@ -226,7 +237,7 @@ def build(config: Settings, classes: int, say: Callable = print) -> DeepLab:
     head = None
     if config.head == "hidden":
         head = HiddenASPP(body.channels[-1], config.hidden, classes, config.kernel, config.rates, config.dropout)
-        if config.weights and config.net == "vgg16" and load_hidden(head, config.weights):
+        if matter(config.weights) and config.net == "vgg16" and load_hidden(head, config.weights):
             say(f"weights: fc6 and fc7 of {len(head)} branches decimated from the ImageNet classifier")
     elif config.kernel != 3:
         raise ValueError(f"kernel={config.kernel}: branches of head=single are 3x3; other kernels need head=hidden")
@@ -234,10 +245,11 @@ def build(config: Settings, classes: int, say: Callable = print) -> DeepLab:
 
 
 def parameter_groups(model: DeepLab, config: Settings) -> list[dict]:
-    """Body x1, its biases x2, new layers x10, their biases x20, no decay on biases (prototxt). Of hidden branches only fc8 is new with weights."""
+    """Body x1, its biases x2, new layers x10, their biases x20, no decay on biases (prototxt). Of converted branches only fc8 is new."""
     old, new = ([], []), ([], [])
+    converted = getattr(model.segmenter.aspp, "converted", False)
     for name, p in model.named_parameters():
-        fresh = ".aspp." in name and not (config.weights and config.net == "vgg16" and ".fc8." not in name)
+        fresh = ".aspp." in name and (".fc8." in name or not converted)
         (new if fresh else old)[name.endswith(".bias")].append(p)
     groups = []
     for (weights, biases), scale in ((old, 1.0), (new, config.head_lr_scale)):
@@ -285,10 +297,15 @@ class ScaleCropFlip:
 # ---- prediction -----------------------------------------------------------------------------------------------------------------------
 
 
-def pad(image: torch.Tensor, stride: int) -> torch.Tensor:
-    """Grow right and bottom to 8k + 1 with zeros, which is the mean colour after normalisation. [B, 3, H, W] -> [B, 3, H', W']."""
+def period(stride: int, scales: Sequence[float]) -> int:
+    """n: in images with sides n * k + 1 the score maps of all scales have their corners in line. 8 for one scale, 32 for 1, 0.75, 0.5."""
+    return stride * math.lcm(*(Fraction(s).limit_denominator(100).denominator for s in scales))
+
+
+def pad(image: torch.Tensor, n: int) -> torch.Tensor:
+    """Grow right and bottom to n * k + 1 with zeros, which is the mean colour after normalisation. [B, 3, H, W] -> [B, 3, H', W']."""
     H, W = image.shape[-2:]
-    return F.pad(image, (0, -(W - 1) % stride, 0, -(H - 1) % stride))
+    return F.pad(image, (0, -(W - 1) % n, 0, -(H - 1) % n))
 
 
 def photographs(image: torch.Tensor, data) -> torch.Tensor:
@@ -308,7 +325,7 @@ def scores_of(model: DeepLab, image: torch.Tensor, config: Settings) -> torch.Te
     """Pad, score, enlarge by the stride with corners aligned, cut the padding off. image [B, 3, H, W] -> logits [B, K, H, W]."""
     H, W = image.shape[-2:]
     seen = aligned(image, (scaled(H, config.test_scale), scaled(W, config.test_scale)))
-    padded = pad(seen, config.output_stride)
+    padded = pad(seen, period(config.output_stride, config.msc))
     fused = fuse(model(padded))  # [B, K, h, w]
     logits = aligned(fused, padded.shape[-2:])[:, :, :seen.shape[-2], :seen.shape[-1]]
     return aligned(logits, (H, W))  # [B, K, H, W]
@@ -332,7 +349,7 @@ def predictors(model: DeepLab, config: Settings, data) -> dict[str, Callable]:
 def fit(run, name: str, config: Settings, data) -> DeepLab:
     """Train one network of `config` on `data`."""
     torch.manual_seed(config.seed)  # every row of a claim starts from the same numbers
-    model = build(config, len(data.classes), run.say)
+    model = run.build(name, lambda: build(config, len(data.classes), run.say))
     batches = Batches(data, config.train.batch, config.seed, ScaleCropFlip(config, data.mean), ("image", "mask"))
     return run.fit(name, model, lambda network, batch, t: step_losses(network(batch["image"]), batch["mask"], config.output_stride, config.msc),
                    batches, config.train, groups=parameter_groups(model, config))
@@ -416,6 +433,12 @@ def radius_of_objects(masks: torch.Tensor) -> torch.Tensor:
     return (count / torch.pi).sqrt()  # [N, H, W]
 
 
+def cost(model: DeepLab, config: Settings) -> dict[str, float]:
+    """Millions of multiply-adds for one scene, and parameters. Counted on the plain formula: Triton's kernels are invisible to torch's counter."""
+    side = config.scenes.size
+    return {"MMAC": multiply_adds(model, (side, side)) / 1e6, "parameters": float(count_parameters(model))}
+
+
 RATES = {"2 2 2 2": (2,) * 4, "3 3 3 3": (3,) * 4, "4 4 4 4": (4,) * 4, "6 6 6 6": (6,) * 4, "1 2 4 6": (1, 2, 4, 6)}
 FIELDS = {"3x3 rate 1": (3, 1), "7x7 rate 1": (7, 1), "3x3 rate 3": (3, 3)}  # (kernel, rate); the last two reach 7 cells
 CRFS = {"smoothness only": {"crf_appearance": (9.0, 10.0, 0.0)}, "VOC preset": {}, "scaled to the picture": {"crf_appearance": (9.0, 10.0, 4.0)}}
@@ -444,12 +467,6 @@ def claim(run) -> dict:
         model = fit(run, name, config, data(config, "train")) if model is None else model
         predict = predictor(model, config, data(config, "val"))
         return model, run.make(f"{name}_scores", lambda: judge(predict, data(config, "val"), run.device, radii() if sizes else None))
-
-    def cost(model: DeepLab, config: Settings) -> dict:
-        image = torch.zeros(1, 3, config.scenes.size, config.scenes.size, device=run.device)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(image)
-        return {"MMAC": counter.get_total_flops() / 2e6, "parameters": float(count_parameters(model))}
 
     # A: two networks of equal shape, and the weights of the first used at the resolution of the second. Both get a warm-up: without it one of
     # three seeds never learned one of the classes.
@@ -530,6 +547,7 @@ DEVIATIONS = (
     "our learning rate.",
     "Section 4.1.2 starts from MS-COCO weights; weights= takes any file, and with ImageNet alone several points are lost.",
     "Colours are normalised as torchvision does (x/255, mean and deviation), not by subtracting the BGR mean: published PyTorch weights expect it.",
-    "ResNet's pool rounds down, Caffe's up: equal for sides of 8k + 1, which crops and padding ensure.",
+    "ResNet's pool rounds down, Caffe's up: equal where every scale's side is 4j + 1. Padding to 8k + 1, with three scales to 32k + 1, ensures it when "
+    "testing; in training the crop does (321), other crops are not checked.",
     "Miniatures learn by Adam from random numbers and have one learning rate; SGD with the groups x1 x2 x10 x20 is for pretrained bodies.",
 )

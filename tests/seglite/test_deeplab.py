@@ -1,5 +1,7 @@
 """DeepLab v2: the paper's parameter counts, exact identities of atrous convolution, the fusion, losses, groups and padding written a second time."""
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from seglite.nets.vgg import Vgg
 from seglite.export import modules_of
 from seglite.papers import deeplab as dl
 from seglite.reopen import open_run
+from seglite.report import costs
 from seglite.run import Run, build_optimizer
 from seglite.train import main
 from tests.tolerances import assert_close
@@ -81,6 +84,29 @@ def test_moving_the_stride_keeps_size_and_weights_but_not_the_function():
     maps = [net.features(image) for net in nets]
     assert [m.shape for m in maps[0]] == [m.shape for m in maps[1]]
     assert torch.equal(maps[0][0], maps[1][0]) and not torch.allclose(maps[0][1], maps[1][1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name,stride_on,warned", [
+    ("resnet101-63fe2227.pth", "1x1", True), ("resnet101-63fe2227.pth", "3x3", False), ("mine.pth", "1x1", False)])
+def test_torchvision_s_file_on_strides_it_was_not_trained_with_is_mentioned(tmp_path, monkeypatch, name, stride_on, warned):
+    small = lambda **keys: ResNet(Bottleneck, (1, 1, 1, 1), width=4, **keys)  # noqa: E731
+    monkeypatch.setattr(dl, "resnet101", small)
+    torch.save(small(classes=0).state_dict(), tmp_path / name)
+    said = []
+    dl.build_body(parse("net=resnet101", f"weights={tmp_path / name}", f"stride_on={stride_on}"), say=said.append)
+    assert any("stride_on=3x3 fits" in sentence for sentence in said) == warned
+
+
+def test_the_header_s_commands_are_understood():
+    """The VGG-16 line is section 4 of the prototxts: ASPP-L with hidden branches, one scale, ten images at 1e-3."""
+    lines = [line for line in re.sub(r" *\\\n *", " ", dl.__doc__).splitlines() if "seglite.train" in line]
+    found = [settings.parse([w for w in re.findall(r"\S+=\S+", line) if "..." not in w], METHODS)[0] for line in lines]
+    assert [c.net for c in found] == ["tiny", "resnet18", "resnet101", "vgg16"] and found[2].stride_on == "3x3"
+    vgg = found[3]
+    assert (vgg.head, vgg.rates, vgg.hidden, vgg.dropout) == ("hidden", (6, 12, 18, 24), 1024, 0.5)
+    assert (vgg.msc, vgg.scales, vgg.augment.crop) == ((1.0,), (1.0,), 321)
+    assert (vgg.train.lr, vgg.train.batch, vgg.train.micro_batch, vgg.train.steps, vgg.train.weight_decay) == (1e-3, 10, 10, 20000, 5e-4)
+    assert (vgg.crf, vgg.crf_smooth, vgg.crf_appearance, vgg.crf_iterations) == (True, (2.0, 2.0), (65.0, 3.0, 4.0), 10)
 
 
 # ---- identities of section 3.1 --------------------------------------------------------------------------------------------------------
@@ -243,12 +269,22 @@ def test_learning_rates_are_1_2_10_20_and_biases_do_not_decay():
         assert found[id(p)] == expected[name.split(".")[1], name.split(".")[-1]], name
 
 
-def test_of_a_converted_vgg_only_fc8_is_new():
-    config = settings.override(parse("net=mini", "head=hidden", "hidden=4"), net="vgg16", weights="some.pth", head_lr_scale=10.0, bias_lr_scale=2.0)
-    net = dl.DeepLab(dl.DeepLabV2(Vgg(dl.MINI, classes=0, output_stride=8, pool="3x3"), 3, upsample=False, head=dl.HiddenASPP(48, 4, 3, 3, (6, 12), 0.5)))
-    fast = {id(p) for g in dl.parameter_groups(net, config) if g["lr_scale"] >= 10 for p in g["params"]}
-    assert {name for name, p in net.named_parameters() if id(p) in fast} == {
-        f"segmenter.aspp.{i}.fc8.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+@pytest.mark.parametrize("head,classifier,layers", [("hidden", True, ("0.fc8", "1.fc8")), ("single", True, ("convs.0", "convs.1")),
+                                                    ("hidden", False, [f"{i}.fc{n}" for i in (0, 1) for n in (6, 7, 8)])])
+def test_what_came_from_an_imagenet_vgg_is_old_and_all_else_new(tmp_path, monkeypatch, head, classifier, layers):
+    """Of branches converted from the file's classifier only fc8 is new; without a classifier, or with 3x3 branches, the whole head is."""
+    monkeypatch.setattr(dl, "vgg16", lambda **keys: Vgg(dl.MINI, **keys))
+    file = dl.vgg16(classes=0, output_stride=8).state_dict()
+    if classifier:
+        file |= {"classifier.0.weight": torch.randn(16, 48 * 49), "classifier.0.bias": torch.randn(16), "classifier.3.weight": torch.randn(16, 16),
+                 "classifier.3.bias": torch.randn(16)}
+    torch.save(file, tmp_path / "vgg.pth")
+    config = parse("net=vgg16", f"head={head}", "hidden=4", "rates=6,12", f"weights={tmp_path / 'vgg.pth'}", "output_stride=8", "head_lr_scale=10",
+                   "bias_lr_scale=2")
+    net = dl.build(config, 3, say=lambda sentence: None)
+    scale = {id(p): g["lr_scale"] for g in dl.parameter_groups(net, config) for p in g["params"]}
+    fast = {name: scale[id(p)] for name, p in net.named_parameters() if scale[id(p)] >= 10}
+    assert fast == {f"segmenter.aspp.{layer}.{kind}": rate for layer in layers for kind, rate in (("weight", 10.0), ("bias", 20.0))}
 
 
 def test_scales_are_drawn_from_the_set_and_padding_is_at_right_and_bottom():
@@ -289,6 +325,28 @@ def test_padding_reaches_8k_plus_1_at_right_and_bottom():
         assert out.shape == (1, 3, padded, 9) and torch.equal(out[:, :, :side], image) and not out[:, :, side:].any()
 
 
+def test_three_scales_line_up_at_32k_plus_1():
+    assert [dl.period(8, s) for s in ((1.0,), (1.0, 0.5), (1.0, 0.75), (1.0, 0.75, 0.5))] == [8, 16, 32, 32]
+    assert dl.period(4, (1.0, 0.75, 0.5)) == 16 and 64 % 16 == 0 and 320 % 32 == 0  # the miniature's 65 pixels and the crop of 321 stay as they are
+    for side, padded in ((57, 65), (65, 65), (66, 97), (73, 97), (321, 321)):
+        assert dl.pad(torch.ones(1, 3, side, 65), dl.period(8, (1.0, 0.75, 0.5))).shape == (1, 3, padded, 65)
+
+
+@pytest.mark.parametrize("size", [(57, 73), (73, 57), (65, 60)], ids=str)
+def test_a_ramp_comes_back_from_three_scales(size):
+    """Every scale returns each 8th pixel of its image. With the corners in line no scale says more than the ramp; out of line, one does."""
+    class Sample(nn.Module):
+        def forward(self, image):
+            return image[:, :2, ::8, ::8]
+
+    ramp = torch.arange(float(size[1])) + 3 * torch.arange(float(size[0]))[:, None]
+    image = torch.stack([ramp, 500 - ramp, ramp])[None].double()  # a shift either way is the largest score, the padding's 0 is not
+    config = parse("output_stride=8", "msc=1,0.75,0.5")
+    scores = dl.scores_of(dl.DeepLab(Sample(), config.msc), image, config)
+    rows, columns = ((n - 1) // 8 * 8 + 1 for n in size)  # behind the last score lies the padding
+    assert_close(scores[:, :, :rows, :columns], image[:, :2, :rows, :columns])
+
+
 def test_scores_are_enlarged_with_corners_aligned_and_the_padding_is_cut():
     """A network that returns every 8th pixel of the image: a linear ramp must come back as it was, which half-pixel alignment would not do."""
     class Sample(nn.Module):
@@ -327,6 +385,23 @@ def test_radius_of_objects():
     radius = dl.radius_of_objects(masks)
     for (i, y, x), count in {(0, 3, 3): 16, (0, 12, 17): 81, (0, 2, 10): 1, (1, 6, 9): 30, (1, 0, 0): 370}.items():
         assert radius[i, y, x].item() == pytest.approx((count / np.pi) ** 0.5)
+
+
+@pytest.mark.parametrize("head", ["single", "hidden"])
+def test_costs_are_the_same_on_every_path(head):
+    """Triton's kernels, live on a GPU and here in the interpreter, are invisible to torch's counter."""
+    config = parse(f"head={head}", "hidden=8", "rates=1,2", "scenes.size=17", "output_stride=4")
+    net = dl.build(config, 5).eval()
+    body = 17 * 17 * 9 * 3 * 24 + 9 * 9 * 9 * 24 * 48
+    branch = 9 * 48 * 5 if head == "single" else 9 * 48 * 8 + 8 * 8 + 8 * 5
+    for path in ("reference", "torch", None):
+        with backend.use(path):
+            assert dl.cost(net, config) == {"MMAC": (body + 2 * 5 * 5 * branch) / 1e6, "parameters": count_parameters(net)}
+    with backend.use(None):
+        assert backend.path_for(torch.zeros(1)) == "triton"
+        run, data = SimpleNamespace(device="cpu", started=0.0), Scenes(ScenesSettings(size=17, train_images=1, val_images=1), "val")
+        found = costs(run, dl.predictor(net, config, data), net, data, SimpleNamespace(images_per_second=1.0))
+    assert found["GFLOPs per image"] == round(2 * (body + 2 * 5 * 5 * branch) / 1e9, 4) and found["image size"] == "17 x 17"
 
 
 # ---- the method lives -----------------------------------------------------------------------------------------------------------------
