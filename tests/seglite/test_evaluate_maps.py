@@ -61,6 +61,14 @@ def test_the_energies_trust_the_map_as_far_as_told():
         assert (M.refine_map(image, np.full((2, 3), only), preset_of(LOCAL)) == only).all()
 
 
+def test_a_photograph_of_the_night_is_refined_too():
+    """Levels 0 and 1 as bytes: they are no image in 0..1."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (8, 9))
+    refined = M.refine_map(rng.integers(0, 2, (8, 9, 3), np.uint8), labels, preset_of(LOCAL))
+    assert refined.shape == (8, 9) and set(np.unique(refined)) <= {0, 1}
+
+
 def test_what_is_refused(tree, capsys):
     with pytest.raises(UsageError, match="truths= is missing"):
         M.score(settings(tree, truths=""))
