@@ -112,7 +112,7 @@ def open_teacher(run) -> ClipTeacher:
                       text_width=config.clip_width)
     square, wants, seen = RandomSquare(config.clip_size, config.clip_smallest), run.supervision, None
     if config.clip_image:
-        finished = (run.folder / "clip" / "final.pt").exists()
+        finished = run.finished("clip")
         model.visual = locked_mobilenet(config, "" if finished else config.clip_image, run.say)
         if not finished:
             seen = run.make("squares", lambda: {"features": seen_squares(model.visual, data, square, config.seed * 10 + 1, run.device)})["features"]

@@ -35,6 +35,7 @@ from kernels import backend
 from seglite import files, parallel
 from seglite.config import UsageError, flatten, identity, weight_files
 from seglite.data import Batches, LabelMaps, Restricted, open_data
+from seglite.nets.weights import overwritten
 from seglite.pictures import mask_image
 
 CHECKPOINT_SECONDS = 60  # between checkpoints, unless a recipe counts steps
@@ -255,6 +256,14 @@ class Run:
 
     # ------------------------------------------------------------------ training
 
+    def build(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """make(), the network with which a stage begins. A finished stage replaces its numbers, so the files of initial weights may be gone by then."""
+        with overwritten(self.finished(name)):
+            return make()
+
+    def finished(self, name: str) -> bool:
+        return (self.folder / name / "final.pt").exists()
+
     def fit(self, name: str, model: nn.Module, step: Callable, data: Batches, recipe, *, ema=None, validate: Callable | None = None,
             state: dict | None = None, groups: list[dict] | None = None) -> nn.Module:
         """Train `model` and return it in eval mode; a finished stage is loaded instead.
@@ -274,7 +283,7 @@ class Run:
         """
         folder = self.folder / name
         kept = {"model": model, **({"ema": ema} if ema is not None else {}), **(state or {})}
-        if (folder / "final.pt").exists():
+        if self.finished(name):
             restore(kept, self._load(folder / "final.pt"))
             if ema is not None:
                 ema.to(self.device)

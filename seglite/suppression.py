@@ -360,6 +360,6 @@ def fit_tag_maps(run, name: str, net: str, batches, recipe, *, settings: Suppres
     Default settings: the paper's, after a sixth of the steps on classification alone where nothing was pretrained.
     """
     settings = settings or segmentation_settings(0 if weights else recipe.steps // 6)
-    model = build(net, "wsss", len(run.data("train").classes) - 1, settings, weights=weights, say=run.say)
+    model = run.build(name, lambda: build(net, "wsss", len(run.data("train").classes) - 1, settings, weights=weights, say=run.say))
     return run.fit(name, model, lambda network, batch, t: wsss_step(network, batch, t, settings), batches, recipe,
                    groups=parameter_groups(model, new, bias, old, nesterov and recipe.optimizer == "sgd"))

@@ -1,7 +1,8 @@
 """Load published weights: a file of named tensors, every name accounted for, nothing unpickled, nothing skipped in silence."""
+import contextlib
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,28 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     return dict(content), notes
 
 
+_overwritten = False  # inside `overwritten()`
+
+
+@contextlib.contextmanager
+def overwritten(soon: bool = True) -> Iterator[None]:
+    """A block that builds a network whose numbers a finished stage replaces at once: initial weights are not read, since their file may be gone.
+
+    What else a builder makes of weights= stays as it was in training, a frozen batch norm for example.
+    """
+    global _overwritten
+    before, _overwritten = _overwritten, soon
+    try:
+        yield
+    finally:
+        _overwritten = before
+
+
+def matter(path: str | Path) -> bool:
+    """Whether there are initial weights to read: a path is given, and `overwritten` does not say that they are replaced."""
+    return bool(path) and not _overwritten
+
+
 def load_weights(
     model: nn.Module, path: str | Path, prefix: str = "", partial: bool | tuple[str, ...] = False, strip: str | None = None,
     say: Callable[[str], None] = print,
@@ -91,11 +114,13 @@ def load_weights(
         say: receives the one sentence about what was done.
 
     Returns:
-        `Loaded`: the names that were loaded, kept and not used. Floating-point tensors take the model's dtype.
+        `Loaded`: the names that were loaded, kept and not used; none inside `overwritten`. Floating-point tensors take the model's dtype.
 
     Raises:
         ValueError: unreadable file (see `read_tensors`), names or shapes that do not agree, integers for floats, numbers that are not finite.
     """
+    if _overwritten:
+        return Loaded(str(path))
     tensors, notes = read_tensors(path)
     own = model.state_dict()
     own = {name: value for name, value in own.items() if isinstance(value, torch.Tensor)}

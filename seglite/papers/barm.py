@@ -403,7 +403,7 @@ def fit_step(run, config: Settings, task: Task, t: int, images: np.ndarray, befo
     counts = [len(g) for g in task.groups[: t + 1]]
     torch.manual_seed(config.seed * 100 + t)  # initial weights depend on seed and step only, so that a continued run starts its next step alike
     if before is None:
-        network, recipe = build(config, counts, run.say), recipe_of(config.train, config.epochs, len(images))
+        network, recipe = run.build(name, lambda: build(config, counts, run.say)), recipe_of(config.train, config.epochs, len(images))
         step = lambda network, batch, i: first_step(network, batch, config)
     else:
         network, recipe = grow(before, counts, config), recipe_of(config.step, config.step_epochs, len(images))

@@ -136,8 +136,8 @@ def batches(run, recipe: Recipe, stage: int, labels=None) -> Batches:
 def fit_localiser(run, name: str, config: Settings, pool: bool = True) -> Suppressor:
     """The localisation network with the losses of `config.bas`. Every name starts from the same weights and sees the same batches."""
     cam.same_start(run, 0)
-    model = suppression.build(config.net, "wsol", len(run.data("train").classes) - 1, config.bas, weights=config.weights,
-                              terminal_relu=config.terminal_relu, pool=pool, say=run.say)
+    model = run.build(name, lambda: suppression.build(config.net, "wsol", len(run.data("train").classes) - 1, config.bas, weights=config.weights,
+                                                      terminal_relu=config.terminal_relu, pool=pool, say=run.say))
     s = config.bas
     if s.weight == s.alpha == s.beta == 0:  # a plain classifier needs one forward pass, and no generator
         model.generator.requires_grad_(False)
@@ -262,7 +262,7 @@ def fit_classifiers(run, config: Settings) -> tuple[Suppressor, Suppressor]:
     if config.one_network:
         return masked, masked
     cam.same_start(run, 1)
-    plain = suppression.build(config.net, "wsss", tags, config.seeds, weights=config.weights, say=run.say)
+    plain = run.build("cam", lambda: suppression.build(config.net, "wsss", tags, config.seeds, weights=config.weights, say=run.say))
     plain.generator.requires_grad_(False)
     step = lambda network, batch, t: {"loss": losses.multilabel_soft_margin(network(batch["image"]), batch["tags"])}
     return run.fit("cam", plain, step, *drawn(), groups=suppression.parameter_groups(plain, **new)), masked
@@ -378,13 +378,13 @@ def compared_seeds(run, config: Settings, plain: Suppressor, masked: Suppressor)
 def fit_segmenter(run, name: str, labels, config: Settings) -> nn.Module:
     """A segmenter on pseudo labels; the authors' is DeepLab v2, whose training is not in their repository."""
     cam.same_start(run, 2)
-    classes, weights = len(run.data("train").classes), config.segmenter_weights or config.weights
+    classes, weights = len(run.data("train").classes), (config.segmenter_weights or config.weights) if config.net == "mobilenet_v2" else ""
     if config.net == "small":
         model: nn.Module = SmallUNet(classes)
     elif config.net == "resnet50":
-        model = DeepLabV2(cam.trunk("resnet101", 8, config.segmenter_weights, run.say), classes)
+        model = DeepLabV2(run.build(name, lambda: cam.trunk("resnet101", 8, config.segmenter_weights, run.say)), classes)
     else:
-        model = DeepLabV3Plus(cam.trunk("mobilenet_v2", 16, weights if config.net == "mobilenet_v2" else "", run.say), classes, width=128)
+        model = DeepLabV3Plus(run.build(name, lambda: cam.trunk("mobilenet_v2", 16, weights, run.say)), classes, width=128)
     step = lambda network, batch, t: {"loss": losses.cross_entropy(network(batch["image"]), batch["label"])}
     return run.fit(name, model, step, batches(run, config.segmenter, 2, labels), config.segmenter, groups=cam.new_layers_first(model, 0.1))
 

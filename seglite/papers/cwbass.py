@@ -261,7 +261,7 @@ def burn_in(run, labelled: np.ndarray) -> nn.Module:
     """Stage I's network: trained on the labelled images alone."""
     config = run.config
     cam.same_start(run, 0)
-    model = build(config, len(run.data("train").classes), run.say)
+    model = run.build("burn_in", lambda: build(config, len(run.data("train").classes), run.say))
     only_labels = override(config, lambda_u=0.0)
     return run.fit("burn_in", model, lambda model, batch, t: step(model, batch, t, None, None, only_labels),
                    labelled_batches(run, config.burn_in, labelled, 0), config.burn_in, groups=cam.new_layers_first(model, config.backbone_lr_scale))

@@ -318,7 +318,7 @@ def fit_classifier(run) -> nn.Module:
     if config.wsss == "bas":
         return suppression.fit_tag_maps(run, "classifier", {"resnet": "resnet50"}.get(config.net, config.net), batches(run, config.classifier, (
             "image", "tags"), 0), config.classifier, weights=config.classifier_weights or config.weights, old=config.backbone_lr_scale)
-    model = build_classifier(config, len(run.data("train").classes) - 1, run.say)
+    model = run.build("classifier", lambda: build_classifier(config, len(run.data("train").classes) - 1, run.say))
 
     def step(model, batch, t):
         return {"loss": losses.multilabel_soft_margin(model(batch["image"]), batch["tags"])}
@@ -401,7 +401,7 @@ def fit_segmenter(run, name: str, labels, config: Settings) -> Teacher:
     """(d) Returns the EMA teacher: the network that is tested."""
     data = run.data("train")
     cam.same_start(run, 3)  # every row of a claim starts from the same weights
-    model = build_segmenter(config, len(data.classes), run.say)
+    model = run.build(name, lambda: build_segmenter(config, len(data.classes), run.say))
     teacher = Teacher(model, config.ema)
     run.fit(name, model, lambda model, batch, t: segment_step(model, batch, teacher, config, data),
             batches(run, config.train, ("image", "tags"), 3, labels=labels), config.train, ema=teacher,

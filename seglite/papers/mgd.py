@@ -364,18 +364,18 @@ def streams(run, recipe: Recipe, stage: int) -> partitions.Together:
     return partitions.Together(Batches(data, recipe.batch, seed, weak, indices=labelled), u0=blind(1), u1=blind(2))
 
 
-def builder(run, role: str) -> Callable[[], Segmenter]:
-    """Makes the student or a teacher, untrained; the first one from the same random numbers in every run of this seed."""
+def builder(run, role: str, name: str = "") -> Callable[[], Segmenter]:
+    """Makes the student or a teacher, untrained; the first one from the same random numbers in every run of this seed. name: the stage, if not the role."""
     config, classes = run.config, len(run.data("train").classes)
     torch.manual_seed(seed_of(config.seed, role))
     weights = {"student": config.weights, "deep": config.deep_weights, "wide": config.wide_weights}[role]
-    return lambda: Segmenter(getattr(config, role), classes, config, weights, run.say)
+    return lambda: run.build(name or role, lambda: Segmenter(getattr(config, role), classes, config, weights, run.say))
 
 
 def fit_semi(run, name: str, role: str, recipe: Recipe, kind: str, stage: int) -> Teacher:
     """Train one architecture by cps or ema; returns it frozen. Stage 0, and (role "student", ema) the plain pseudo-label baseline."""
     config, data, start = run.config, streams(run, recipe, stage), run.config.burn_in * recipe.steps
-    make = builder(run, role)
+    make = builder(run, role, name)
     if kind == "cps":
         model, slow = Pair(make), None
         step = lambda network, batch, t: cps_step(network, batch, t >= start, config)
@@ -497,7 +497,7 @@ def fit_classroom(run, teachers: dict[str, Teacher], plans: dict[str, Settings])
         return {f"{name}: {key}": value for name, plan in plans.items()
                 for key, value in student_losses(*seen[name], batch["mask"], answers, plan).items()}
 
-    students = Classroom({name: builder(run, "student")() for name in plans})
+    students = Classroom({name: builder(run, "student", "students")() for name in plans})
     return run.fit("students", students, step, streams(run, run.config.train, 3), run.config.train)
 
 

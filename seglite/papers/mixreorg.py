@@ -454,7 +454,7 @@ def fit(run, name: str, config: Settings) -> MixReorg:
     """Train one network on images and captions; every row of a claim starts from the same weights."""
     tokenizer, data = open_tokenizer(run), run.data("train")
     torch.manual_seed(config.seed)
-    model = build(config, tokenizer.size, run.say)
+    model = run.build(name, lambda: build(config, tokenizer.size, run.say))
 
     def step(network, batch, t):
         return step_losses(network, batch["image"], tokenizer(batch["text"]).to(batch["image"].device), config)

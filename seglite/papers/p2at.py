@@ -256,7 +256,7 @@ def chooser(run, config: Settings) -> Callable | None:
 def fit(run, name: str, config: Settings, data) -> nn.Module:
     """Train the network of `config` on `data`; the last weights, or the best on `select_on`."""
     torch.manual_seed(config.seed)  # every row of a claim starts from the same numbers
-    model = build(config, len(data.classes), run.say)
+    model = run.build(name, lambda: build(config, len(data.classes), run.say))
     batches = Batches(data, config.train.batch, config.seed, ScaleCropFlip(config), ("image", "mask"))
     model = run.fit(name, model, lambda network, batch, t: step_losses(network(batch["image"]), batch["mask"], config), batches, config.train,
                     validate=chooser(run, config))

@@ -250,7 +250,7 @@ def fit_student(run, name: str, teacher: ClipTeacher, config: Settings, views: V
     """Distillation. Its batches hold images and their index, and nothing else: no word, no mask. views: None only where the stage is finished."""
     torch.manual_seed(config.seed * 10 + 7)  # every row of a claim starts from the same weights
     model = Student(config, teacher.embed)
-    if config.mae_weights:
+    if config.mae_weights and not run.finished(name):
         load_weights(model.mae, config.mae_weights, partial=("decoder", "mask_token"), say=run.say)
 
     def step(network, batch, t):

@@ -8,6 +8,8 @@ import torch
 from kernels import backend
 from seglite import claims, files, networks, reopen, speed, train
 from seglite.config import UsageError
+from seglite.nets.resnet import resnet18
+from seglite.nets.weights import load_weights, matter, overwritten
 from seglite.run import choose_device
 from tests.seglite import tiny
 from tests.seglite.tiny import METHODS
@@ -81,6 +83,41 @@ def test_runs_that_are_timed_by_turns_keep_their_own_kernels(finished, tmp_path,
     monkeypatch.setattr(networks, "interleaved", lambda calls, *a, **k: {name: len(calls[name]()) for name in calls})
     networks.run_rows(networks.Settings(runs=(str(finished), str(other))), "cpu")
     assert seen == ["reference", path()]
+
+
+# ---- initial weights that are gone ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_opens_without_its_initial_weights(tmp_path):
+    """They are read while a stage trains and not after; what else weights= means for the network, its frozen batch norm, stays."""
+    weights, image = tmp_path / "w.pth", torch.rand(1, 3, 24, 24)
+    torch.save(resnet18(classes=0, stages=3).state_dict(), weights)
+    words = ["method=deeplab", f"out={tmp_path / 'run'}", f"weights={weights}", "net=resnet18", "train.steps=1", "train.batch=2",
+             "scenes.size=24", "scenes.train_images=2", "scenes.val_images=1", "augment.crop=24"]
+    train.train(words, train.METHODS)
+    predict, _, run = reopen.open_run(tmp_path / "run")
+    before = predict(image)
+    run.close()
+    weights.unlink()
+    predict, _, run = reopen.open_run(tmp_path / "run")
+    assert torch.equal(predict(image), before)
+    run.close()
+    train.train(words, train.METHODS)  # the report anew
+
+    (tmp_path / "run" / "segmenter" / "final.pt").unlink()
+    with pytest.raises(ValueError, match="there is no such weights file"):
+        train.train(words, train.METHODS)
+
+
+def test_initial_weights_are_passed_over_inside_a_block_alone(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    with overwritten():
+        with overwritten(False), pytest.raises(ValueError, match="no such weights file"):
+            load_weights(model, tmp_path / "gone.pth")
+        assert load_weights(model, tmp_path / "gone.pth").loaded == [] and not matter("gone.pth")
+    assert matter("gone.pth") and not matter("")
+    with pytest.raises(ValueError, match="no such weights file"):
+        load_weights(model, tmp_path / "gone.pth")
 
 
 # ---- device= ----------------------------------------------------------------------------------------------------------------------------
