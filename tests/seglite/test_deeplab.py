@@ -445,6 +445,23 @@ def test_a_whole_run_writes_its_report(tmp_path, monkeypatch):
     assert all(f">{cell}<" in (out / "report.html").read_text() for cell in cells), f"the row before the CRF must say {cells}"
 
 
+def test_the_claim_has_every_row_of_the_study(tmp_path):
+    """Two steps a row. Heads of table B reach 7 cells with 49, 16 and 9 taps; the first rows, with which all others are compared, stay."""
+    config = parse(f"out={tmp_path}", "train.steps=2", "train.batch=2", "scenes.train_images=4", "scenes.val_images=2", "scenes.size=33", "threads=1")
+    run = Run(config, quiet=True)
+    try:
+        tables = dl.claim(run)
+    finally:
+        run.close()
+    fields, rates = tables["B. Field of view, one branch"], tables["C. ASPP, rates of four branches"]
+    assert list(fields) == ["3x3 rate 1", "7x7 rate 1", "4x4 rate 2", "3x3 rate 3"] and [k * r - r + 1 for k, r in dl.FIELDS.values()] == [3, 7, 7, 7]
+    taps = {row: (fields[row]["parameters"] - fields["3x3 rate 1"]["parameters"]) / 48**2 + 9 for row in fields}
+    assert list(taps.values()) == [9, 49, 16, 9]
+    assert list(rates) == ["2 2 2 2", "3 3 3 3", "4 4 4 4", "6 6 6 6", "1 2 4 6", "1 1 1 1"]
+    assert all(set(row) == {"mIoU", "small", "medium", "large"} for row in rates.values())
+    assert {type(said(tables)) for said in dl.CLAIM["statements"].values()} == {bool}
+
+
 def test_every_recipe_builds():
     for size in ("toy", "small", "paper"):
         with torch.device("meta"):
