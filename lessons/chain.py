@@ -7,6 +7,7 @@
 One seed trains one set of unsupervised features, two classifiers and four segmenters; the settings are the toy's of `method=marsstyle`, and every
 key of it may be typed. Written to runs/claims/chain/.
 """
+import shlex
 import sys
 
 from seglite import cam, pseudo
@@ -78,7 +79,8 @@ CLAIM = {
 def main(arguments: list[str]) -> int:
     """Run the seeds, print and write the tables."""
     def work():
-        summary = seeds.claims(["method=chain", *arguments], {"chain": sys.modules[__name__]})
+        command = shlex.join(["python", "-m", "lessons.chain", *arguments])
+        summary = seeds.claims(["method=chain", *arguments], {"chain": sys.modules[__name__]}, command)
         for title, rows in summary["tables"].items():
             print("\n".join(seeds.text_table(title, rows)))
         for said in summary["statements"]:

@@ -234,8 +234,8 @@ def drawing(summary: dict, width: int = 1200):
     return pictures.stack(parts, gap=24)
 
 
-def claims(arguments: list[str], methods: dict = METHODS) -> dict:
-    """Run all seeds, print and write the tables."""
+def claims(arguments: list[str], methods: dict = METHODS, command: str = "") -> dict:
+    """Run all seeds, print and write the tables. command: what to write down as the command, where it is another one."""
     asked = understand(arguments, methods)
     if asked.jobs > 1:
         train_together([asked], asked.jobs)
@@ -243,7 +243,7 @@ def claims(arguments: list[str], methods: dict = METHODS) -> dict:
     results = [one_seed(paper, asked.rest, seed, folder, methods) for seed in seeds]
     summary = {
         "method": asked.method, "title": paper.CLAIM["title"], "paper": paper.CLAIM.get("paper", {}), "seeds": seeds,
-        "command": f"python -m seglite.claims {' '.join(arguments)}",
+        "command": command or f"python -m seglite.claims {' '.join(arguments)}",
         "minutes_per_seed": [round(r["minutes"], 2) for r in results], "torch": torch.__version__, "threads": torch.get_num_threads(),
         "date": datetime.date.today().isoformat(), **summarise(paper, results),
     }

@@ -15,7 +15,7 @@ from seglite.data import IGNORE
 from seglite.nets.layers import count_parameters
 from seglite.papers import bas, marsstyle
 from seglite.reopen import open_run
-from seglite.run import Run
+from seglite.run import Run, learning_rate
 from seglite.suppression import Branches, SuppressionSettings
 from tests.tolerances import assert_close
 
@@ -283,12 +283,19 @@ def test_every_size_and_every_published_row_can_be_typed():
         settings, _ = config.parse([f"size={size}", "method=bas", "data=voc", "root=x"], {"bas": bas})
         assert (settings.seeds.weight, settings.seeds.alpha, settings.seeds.beta, settings.seeds.guide) == (1.0, 0.2, 1.2, "mask")
     assert settings.classifier.momentum == 1e-4 and settings.seed_background == 0.3 and settings.sure_background == 0.17
+    epochs = {"cub": (120, 5994, [80]), "ilsvrc": (9, 1_280_000, [3, 6]), "openimages": (50, 29_819, [20, 40])}  # and the epochs of the drops
     for (data, net), keys in bas.PUBLISHED.items():
         typed = {"method": "bas", "size": "paper", "task": "wsol", "net": net, **bas.WSOL, **keys}
         settings, _ = config.parse([f"{k}={v}" for k, v in typed.items()], {"bas": bas})
-        assert settings.bas.weight == 1 and settings.bas.above_one == ("zero" if net == "vgg16" else "one") and settings.train.schedule == "step"
-    assert bas.PUBLISHED["cub", "resnet50"] == {"bas.alpha": 0.5, "bas.beta": 1.5, "top_k": 200, "box_threshold": 0.1}
-    assert abs(bas.WSOL["train.steps"] - 120 * 5994 / 32) < 5  # 120 epochs
+        assert settings.bas.weight == 1 and settings.bas.above_one == ("zero" if net == "vgg16" else "one")
+        recipe, (count, images, drops) = settings.train, epochs[data]
+        assert recipe.batch == {"cub": 32, "ilsvrc": 256 if net == "vgg16" else 128, "openimages": 64}[data]
+        assert abs(recipe.steps * recipe.batch / images - count) < 0.01
+        rates = [learning_rate(recipe, round((e + 0.5) * recipe.steps / count)) for e in range(count)]  # in the middle of every epoch
+        assert_close(torch.tensor(rates), torch.tensor([1e-3 * 0.1 ** sum(e >= drop for drop in drops) for e in range(count)]))
+    values = lambda data, net: [bas.PUBLISHED[data, net][key] for key in ("bas.alpha", "bas.beta", "top_k", "box_threshold")]
+    assert values("cub", "resnet50") == [0.5, 1.5, 200, 0.1] and values("ilsvrc", "vgg16") == [0.05, 1.0, 1, 0.45]
+    assert values("openimages", "resnet50") == [0.5, 1.5, 1, 0.0]  # boxes of OpenImages have no published threshold
 
 
 # ---- maps, boxes, classes -----------------------------------------------------------------------------------------------------------------------------
@@ -469,6 +476,13 @@ def test_the_sweep_is_the_seed_s_score_at_every_constant():
     assert len({v for by in found.values() for v in by.values()}) > 4  # the scores do differ
 
 
+@pytest.mark.parametrize("threshold", [0.125, 1.0, -0.1])
+def test_a_box_threshold_that_nobody_measures_is_refused_before_the_training(threshold, tmp_path, capsys):
+    assert train.main(tiny("bas", out=tmp_path / "run", box_threshold=threshold)) == 2
+    assert f"box_threshold={threshold}: boxes are measured at 0.01, 0.02, ... 0.99" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]  # no stage began
+
+
 def test_images_with_two_classes_are_refused_for_localisation():
     class Data:
         mean, std = (0.5,) * 3, (0.25,) * 3
@@ -510,6 +524,7 @@ def tiny(method, **keys):
 def test_a_run_ends_in_a_report_and_can_be_reopened(tmp_path, task, keys):
     assert train.main(tiny("bas", task=task, out=tmp_path / "run", **keys)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert ("the table is of images as a square of 40 pixels, cut to 32" in (tmp_path / "run" / "report.html").read_text()) == (task == "wsol")
     assert ("GT-known" in result) == (task == "wsol") and (tmp_path / "run" / "report.png").stat().st_size > 10_000
     predict, data, run = open_run(tmp_path / "run")
     run.close()
@@ -534,6 +549,7 @@ def test_the_chain_scores_labels_and_segmenters_on_top_of_both_sources(tmp_path,
     monkeypatch.chdir(tmp_path)
     assert chain.main([*(a for a in tiny("marsstyle") if not a.startswith("method=")), "seeds=0"]) == 0
     summary = json.loads((next((tmp_path / "runs/claims").glob("chain*")) / "claim.json").read_text())
+    assert summary["command"].startswith("python -m lessons.chain scenes.size=32 ") and "method=" not in summary["command"]
     for kind in ("cam", "bas"):
         assert list(summary["tables"][chain.SEGMENTERS.format(kind)]) == ["biased", "+ MARS"]
         assert len(summary["tables"][chain.LABELS.format(kind)]) == 2 + len(chain.CONSTANTS)

@@ -223,7 +223,8 @@ def test_a_folder_from_before_digests_goes_on(tmp_path, capsys):
     old = json.loads((out / "config.json").read_text())
     del old["content"]
     (out / "config.json").write_text(json.dumps(old))
-    assert main(capsys, *begin, f"weights={file}")[0] == 0 and json.loads((out / "config.json").read_text())["content"] == {"weights": files.digest(file)}
+    assert main(capsys, *begin, f"weights={file}")[0] == 0
+    assert json.loads((out / "config.json").read_text())["content"] == {"weights": files.digest(file)}
 
 
 def test_a_data_set_may_move_but_not_change(tmp_path):
