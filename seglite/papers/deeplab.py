@@ -39,7 +39,7 @@ from kernels.dense_crf import Bilateral, Gaussian, mean_field
 from seglite.config import Config, override
 from seglite.data import Batches, open_data
 from seglite.data.transforms import flip, resize, resized_crop
-from seglite.evaluate import Once, evaluate_many, label_maps
+from seglite.evaluate import Once, evaluate_many, label_maps, photographs
 from seglite.losses import cross_entropy
 from seglite.measure import multiply_adds
 from seglite.metrics import Confusion, Trimap
@@ -306,12 +306,6 @@ def pad(image: torch.Tensor, n: int) -> torch.Tensor:
     """Grow right and bottom to n * k + 1 with zeros, which is the mean colour after normalisation. [B, 3, H, W] -> [B, 3, H', W']."""
     H, W = image.shape[-2:]
     return F.pad(image, (0, -(W - 1) % n, 0, -(H - 1) % n))
-
-
-def photographs(image: torch.Tensor, data) -> torch.Tensor:
-    """Normalised images -> colours 0..255, which the CRF's colour distances want (not a wrapped mean-subtracted image). [B, 3, H, W] both."""
-    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (data.mean, data.std))
-    return ((image * std + mean) * 255).clamp(0, 255)  # [B, 3, H, W]
 
 
 def refine(logits: torch.Tensor, image: torch.Tensor, config: Settings) -> torch.Tensor:

@@ -367,7 +367,7 @@ def test_the_crf_sees_the_photograph_and_moves_the_border_to_the_edge():
     image = np.zeros((33, 33, 3), np.uint8)
     image[:, :16], image[:, 16:] = (180, 60, 60), (60, 60, 180)
     x = normalise(image[None], data)
-    assert_close(dl.photographs(x, data), torch.from_numpy(image).movedim(-1, 0)[None].float(), factor=10)  # uint8 through float32 and back
+    assert torch.equal(dl.photographs(x, data), torch.from_numpy(image).movedim(-1, 0)[None])  # uint8 through float32 and back
     at = torch.arange(33.0)
     logits = torch.stack([(18.6 - at), (at - 18.6)])[None, :, None].expand(1, 2, 33, 33) / 3  # [B, K, H, W]: the border three pixels off
     assert (logits.argmax(1)[0, 5] == 1).sum() == 14
@@ -376,6 +376,14 @@ def test_the_crf_sees_the_photograph_and_moves_the_border_to_the_edge():
     assert (refined.argmax(1)[0] == (torch.arange(33) >= 16).long()).all()
     plain = dl.refine(logits, dl.photographs(x, data), settings.override(config, crf_appearance=(9.0, 10.0, 0.0)))
     assert (plain.argmax(1)[0, 16] == 1).sum() == 14  # smoothness alone leaves a straight border where it is
+
+
+@pytest.mark.parametrize("low", [0, 128])
+def test_the_crf_takes_a_photograph_of_two_neighbouring_levels(low):
+    data = Scenes(ScenesSettings(world="faint", train_images=1, val_images=1), "val")
+    image = low + np.random.default_rng(0).integers(0, 2, (9, 9, 3), np.uint8)
+    refined = dl.refine(torch.zeros(1, 2, 9, 9), dl.photographs(normalise(image[None].astype(np.uint8), data), data), parse("crf=true"))
+    assert_close(refined, torch.full((1, 2, 9, 9), 0.5))
 
 
 def test_radius_of_objects():
