@@ -226,6 +226,14 @@ def scored_frames(data, square: int = 0, test_crop: int = 0) -> Iterator[tuple[l
         yield samples, torch.stack(whole), normalise(np.stack([s["image"] for s in samples]), data)
 
 
+def ten_crops(image: torch.Tensor, side: int) -> list[torch.Tensor]:
+    """Four corners, the centre, and the mirror images of the five. [B, 3, H, W] -> ten of [B, 3, side, side]."""
+    H, W = image.shape[-2:]
+    places = [(0, 0), (0, W - side), (H - side, 0), (H - side, W - side), ((H - side) // 2, (W - side) // 2)]
+    crops = [image[..., y : y + side, x : x + side] for y, x in places]
+    return crops + [c.flip(-1) for c in crops]
+
+
 def with_boxes(sample: dict, heat: np.ndarray, threshold: float) -> np.ndarray:
     """The map as red on grey, the predicted box in yellow, the true one in green. uint8 [H, W, 3]."""
     grey = sample["image"].mean(2, keepdims=True) * 0.8  # [H, W, 1]

@@ -524,7 +524,7 @@ def tiny(method, **keys):
 def test_a_run_ends_in_a_report_and_can_be_reopened(tmp_path, task, keys):
     assert train.main(tiny("bas", task=task, out=tmp_path / "run", **keys)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert ("the table is of images as a square of 40 pixels, cut to 32" in (tmp_path / "run" / "report.html").read_text()) == (task == "wsol")
+    assert ("the table is of images squared to 40 pixels and cut to their centre, 32; mIoU and pictures" in (tmp_path / "run" / "report.html").read_text()) == (task == "wsol")
     assert ("GT-known" in result) == (task == "wsol") and (tmp_path / "run" / "report.png").stat().st_size > 10_000
     predict, data, run = open_run(tmp_path / "run")
     run.close()
