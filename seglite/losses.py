@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from seglite import parallel
+
 IGNORE = 255
 
 
@@ -32,13 +34,13 @@ def counted_everywhere(count: torch.Tensor, across_processes: bool | None = None
     """(the sum of `count` over processes, at least 1; the number of processes): what a mean over the whole batch divides by and is multiplied with.
 
     DistributedDataParallel averages gradients over processes, so sum / count * processes on each comes out as the gradient of the whole batch's mean.
-    across_processes None: whenever the loss carries a gradient, `needs_grad`; an evaluation on one process alone must not wait for the others.
+    across_processes None: whenever the loss carries a gradient, `needs_grad`; an evaluation on one process alone must not wait for the others,
+    and inside `parallel.alone()` no loss does.
     """
     if across_processes is None:
         across_processes = needs_grad
-    world = 1
-    if across_processes and dist.is_available() and dist.is_initialized():
-        world = dist.get_world_size()
+    world = parallel.world() if across_processes else 1
+    if world > 1:
         count = count.detach().clone()
         dist.all_reduce(count)
     return count.clamp_min(1), world
@@ -146,7 +148,7 @@ def contrastive(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor | f
     with torch.autocast(image.device.type, enabled=False):
         image, text = image.float(), text.float()
         images, texts, first = image, text, 0
-        if across_processes and dist.is_available() and dist.is_initialized():
+        if across_processes and parallel.world() > 1:
             images, texts, first = _Gather.apply(image), _Gather.apply(text), dist.get_rank() * len(image)
         target = torch.arange(first, first + len(image), device=image.device)  # [B]
         return (F.cross_entropy(scale * image @ texts.T, target) + F.cross_entropy(scale * text @ images.T, target)) / 2

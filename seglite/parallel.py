@@ -97,12 +97,14 @@ def gather(x: torch.Tensor) -> torch.Tensor:
 class WholeBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of the whole batch over all processes, on any device.
 
-    (torch.nn.SyncBatchNorm does the same faster, but only on GPUs.) Assumes equal shares, which `Run.fit` guarantees.
+    (torch.nn.SyncBatchNorm does the same faster, but only on GPUs.) Assumes equal shares, which `Run.fit` guarantees. Computes in float32 at
+    least, as BatchNorm2d does with the bfloat16 of mixed precision, and returns the input's type.
     """
 
     def forward(self, x):
         if not (self.training and world() > 1):
             return super().forward(x)
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.shape[1] * world()
         mean = mean_over_processes(x.mean((0, 2, 3)))
         centred = x - mean[:, None, None]  # two passes: E[x^2] - E[x]^2 would lose digits
@@ -115,8 +117,8 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_(variance * count / max(count - 1, 1), momentum)
         scale = torch.rsqrt(variance + self.eps)
         if not self.affine:
-            return centred * scale[:, None, None]
-        return centred * (self.weight * scale)[:, None, None] + self.bias[:, None, None]
+            return (centred * scale[:, None, None]).to(given)
+        return (centred * (self.weight * scale)[:, None, None] + self.bias[:, None, None]).to(given)
 
 
 def whole_batch_norm(model: nn.Module) -> nn.Module:
