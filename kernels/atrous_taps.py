@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.backend import INTERPRETING, jit, launch_options, tl
+from kernels.backend import INTERPRETING, device_of, jit, launch_options, tl
 
 
 class Geometry(NamedTuple):
@@ -198,7 +198,7 @@ def launch(kernel, grid: tuple[int, ...], tile: Tile, tensor: torch.Tensor, *arg
     if _recording is not None:
         _recording.launches.append(Launch(kernel, tile, arguments, constants))
         return
-    with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+    with device_of(tensor):
         kernel[grid](*arguments, **constants, **launch_options(num_warps=tile.warps, num_stages=tile.stages))
 
 

@@ -40,7 +40,7 @@ from torch.autograd.function import once_differentiable
 from kernels.axial_tiles import (
     add_lines, block_logits, flip, keys_to_window, load, lse_place, probabilities_and_slopes, program_lines, queries_to_window, store, window, zeros,
 )
-from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl, triton
+from kernels.backend import INTERPRETING, device_of, jit, launch_options, path_for, tl, triton
 
 LOG2_E = 1.4426950408889634
 CACHED_LOGITS = 1 << 19  # 2 MB of float32
@@ -383,7 +383,8 @@ class _AxialAttention(torch.autograd.Function):
         lse = torch.empty(q.shape[:2].numel() * q.shape[2:4].numel(), dtype=torch.float32, device=q.device)
         kernel, grid, arguments, options = forward_launch({"q": q, "k": k, "v": v, "o": out}, {"rq": rq, "rk": rk, "rv": rv}, lse, axis, scale,
                                                           precision, _arch(q.device))
-        kernel[grid](**arguments, **launch_options(**options))
+        with device_of(out):
+            kernel[grid](**arguments, **launch_options(**options))
         ctx.save_for_backward(q, k, v, out, lse, rq, rk, rv)
         ctx.settings = axis, scale, precision
         return out
@@ -396,8 +397,9 @@ class _AxialAttention(torch.autograd.Function):
         gradients = {"dq": torch.empty_like(q), "dk": torch.empty_like(k), "dv": torch.empty_like(v)}
         wanted = dict(zip(tables, ctx.needs_input_grad[3:6]))
         launches, partial = backward_launches(maps, tables, lse, gradients, wanted, *ctx.settings, _arch(q.device))
-        for kernel, grid, arguments, options in launches:
-            kernel[grid](**arguments, **launch_options(**options))
+        with device_of(q):
+            for kernel, grid, arguments, options in launches:
+                kernel[grid](**arguments, **launch_options(**options))
         return *gradients.values(), *(_sum_windows(partial[name], tables[name]) if wanted[name] else None for name in tables), None, None, None
 
 

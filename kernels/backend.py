@@ -83,6 +83,11 @@ def path_for(tensor: torch.Tensor) -> str:
     return path_and_reason(tensor)[0]
 
 
+def device_of(tensor: torch.Tensor):
+    """A `with` block for launches on this tensor's device: Triton launches on the current one, where the pointers mean nothing."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
 def launch_options(**options) -> dict:
     """Launch options (num_warps, num_stages) for a kernel call; empty in the interpreter, which has no warps.
 

@@ -39,7 +39,7 @@ from typing import Callable, Sequence
 import torch
 
 from kernels import permutohedral
-from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl
+from kernels.backend import INTERPRETING, device_of, jit, launch_options, path_for, tl
 from kernels.crf_tiles import plan_tiles
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
@@ -269,8 +269,9 @@ class _TritonMessage:
             low[:, :n, :k] = values - high[:, :n, :k]
         out = torch.empty(b, self.padded, constants["LABELS"], dtype=torch.float32, device=values.device)
         query, key, bias = (self.query, self.key, self.bias) if matrix else (self.columns, self.columns, self.columns)
-        _message_kernel[(self.padded // self.block, b)](query, key, bias, high, low, out, self.start, self.live, self.padded, **constants,
-                                                        **launch_options(**warps_and_stages(matrix)))
+        with device_of(out):
+            _message_kernel[(self.padded // self.block, b)](query, key, bias, high, low, out, self.start, self.live, self.padded, **constants,
+                                                            **launch_options(**warps_and_stages(matrix)))
         out = torch.ldexp(out[:, :n, :k], -14 - exponent)
         return out if self.order is None else torch.empty_like(out).scatter_(1, index, out)
 

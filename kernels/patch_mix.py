@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl
+from kernels.backend import INTERPRETING, device_of, jit, launch_options, path_for, tl
 
 ANYWHERE = 1 << 30  # divisor of a dimension that does not matter for the position: the quotient is always 0
 SAME_SIZE_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -170,7 +170,7 @@ def _move_triton(x: torch.Tensor, index: torch.Tensor, patch: tuple[int, int] | 
     y = torch.empty_like(x)  # keeps the layout of x, so both sides are read and written along memory
     bits = SAME_SIZE_INTEGER[x.element_size()]
     programs, arguments = launch_arguments(x, index, y, patch, scatter)
-    with torch.cuda.device_of(x):  # triton launches on the current device
+    with device_of(x):
         patch_mix_kernel[(programs,)](x.view(bits), index, y.view(bits), **arguments, **launch_options(num_warps=4))
     return y
 

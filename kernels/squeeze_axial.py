@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.axial_attention import CACHED_LOGITS, axial_attention
-from kernels.backend import INTERPRETING, jit, launch_options, path_for, tl, triton
+from kernels.backend import INTERPRETING, device_of, jit, launch_options, path_for, tl, triton
 
 
 class PositionTables(NamedTuple):
@@ -166,7 +166,8 @@ def spread_launch(x: Tensor | None, rows: Tensor, columns: Tensor, y: Tensor, fa
 
 
 def _run(kernel, grid, arguments, options):
-    kernel[grid](**arguments, **launch_options(**options))
+    with device_of(arguments["p_rows"]):
+        kernel[grid](**arguments, **launch_options(**options))
 
 
 class _Squeeze(torch.autograd.Function):

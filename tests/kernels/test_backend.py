@@ -1,4 +1,5 @@
 """Which path a call takes, why, and what happens where Triton or a GPU is missing."""
+import ast
 import os
 import subprocess
 import sys
@@ -47,6 +48,26 @@ def test_blocks_override_nest_and_end():
         with backend.use("reference"):
             raise KeyError("leaves the block")
     assert backend.path_for(CPU) == outside
+
+
+MEASURED = {"roofline.py"}  # the benchmark of the current device makes its tensors there
+
+
+@pytest.mark.parametrize("path", sorted(p for p in (ROOT / "kernels").glob("*.py") if p.name not in MEASURED), ids=lambda p: p.name)
+def test_every_launch_is_on_the_device_of_its_tensors(path):
+    """kernel[grid](...) outside of `with device_of(tensor)` would run on the current device, which need not be the tensor's."""
+    tree = ast.parse(path.read_text())
+    launches = lambda node: {n.lineno for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Subscript)  # noqa: E731
+                             and "launch_options" in ast.unparse(n)}
+    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.With) and any(ast.unparse(i.context_expr).startswith("device_of(") for i in n.items)]
+    assert launches(tree) == set().union(*map(launches, guarded))
+
+
+def test_the_device_is_asked_for_only_on_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: ("device", device))
+    assert backend.device_of(OnCuda()) == ("device", torch.device("cuda"))
+    with backend.device_of(CPU) as nothing:
+        assert nothing is None
 
 
 def test_an_unknown_path_is_told():
