@@ -137,7 +137,7 @@ def dense_crf(image, probabilities, preset: str | Preset = "deeplab-voc", *, gau
     """
     chosen = preset_of(preset, gaussian_sxy=gaussian_sxy, gaussian_weight=gaussian_weight, bilateral_sxy=bilateral_sxy,
                        bilateral_srgb=bilateral_srgb, bilateral_weight=bilateral_weight, iterations=iterations, normalization=normalization)
-    if chosen.warning and preset == "pydensecrf-readme":
+    if chosen.warning:
         warnings.warn(chosen.warning, stacklevel=2)
     p = probabilities if torch.is_tensor(probabilities) else torch.from_numpy(np.ascontiguousarray(probabilities))
     single = p.dim() == 3

@@ -310,8 +310,9 @@ def test_presets():
     assert preset_of("1/3/67/3/4/10/after") == preset_of("deeplab-voc") == preset_of("1/3/67/3/4")
     assert preset_of("camvid", iterations=3, bilateral_sxy=None).iterations == 3
     image, scores, _ = scene()
-    with pytest.warns(UserWarning, match="removes thin"):
-        dense_crf(image, scores, "pydensecrf-readme", iterations=1)
+    for readme in ("pydensecrf-readme", preset_of("pydensecrf-readme")):  # commands look presets up before they use them
+        with pytest.warns(UserWarning, match="removes thin"):
+            dense_crf(image, scores, readme, iterations=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dense_crf(image, scores, iterations=1)
