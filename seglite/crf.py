@@ -514,7 +514,7 @@ def read_scores(path: str) -> torch.Tensor:
         raise ValueError(f"{path} is {scores.dtype} {list(scores.shape)}, expected probabilities [K, H, W] of one image; save a label map as a PNG")
     if len(scores) > 256:
         raise ValueError(f"{path} is {list(scores.shape)}, expected [K, H, W] with at most 256 labels, which a label picture can hold")
-    p = torch.from_numpy(scores.astype(np.float32))  # [K, H, W]
+    p = torch.from_numpy(scores.astype(np.float32))
     _check_probabilities(p, f"the scores of {path}")
     return p
 
