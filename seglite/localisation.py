@@ -239,8 +239,9 @@ def with_boxes(sample: dict, heat: np.ndarray, threshold: float) -> np.ndarray:
     grey = sample["image"].mean(2, keepdims=True) * 0.8  # [H, W, 1]
     picture = (grey * (1 - heat[..., None]) + np.array([230, 60, 40]) * heat[..., None]).astype(np.uint8)  # [H, W, 3]
     boxes = [((240, 220, 40), largest_box(component_boxes(heat, [threshold])[0], heat.shape))]
-    if (sample["truth"] > 0).any():
-        boxes.insert(0, ((60, 200, 90), box_of((sample["truth"] > 0) & (sample["truth"] != IGNORE))))
+    objects = (sample["truth"] > 0) & (sample["truth"] != IGNORE)  # [H, W]
+    if objects.any():
+        boxes.insert(0, ((60, 200, 90), box_of(objects)))
     for colour, (left, top, right, bottom) in boxes:
         picture[[top, bottom - 1], left:right] = colour
         picture[top:bottom, [left, right - 1]] = colour

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglite.localisation import Localisation, box_iou, box_of, component_boxes, largest_box
+from seglite.localisation import Localisation, box_iou, box_of, component_boxes, largest_box, with_boxes
 
 
 def flood(mask):
@@ -152,3 +152,13 @@ def test_wrong_maps_are_refused():
         scores.pxap()
     with pytest.raises(ValueError, match="without"):
         scores.at_half()
+
+
+@pytest.mark.parametrize("stored, green", [((), False), ((255,), False), ((1, 255), True)])
+def test_pixels_that_are_not_judged_have_no_box(stored, green):
+    truth, heat = np.zeros((8, 9), np.uint8), np.zeros((8, 9), np.float32)
+    heat[1:3, 1:4] = 1
+    for i, value in enumerate(stored):
+        truth[3 + 2 * i : 5 + 2 * i, 5:8] = value
+    picture = with_boxes({"image": np.full((8, 9, 3), 100, np.uint8), "truth": truth}, heat, 0.5)
+    assert tuple(picture[1, 1]) == (240, 220, 40) and ((picture == (60, 200, 90)).all(2).sum() == 6) == green
