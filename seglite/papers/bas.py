@@ -71,8 +71,8 @@ class Settings(Config):
     """learning rate of heads and generator over the backbone's (10)"""
     bias_lr_scale: float = 1.0
     """learning rate of biases over that of weights (wsol 2; wsss 0: the code's optimizer leaves biases out)"""
-    nesterov: bool = True
-    """Nesterov momentum (wsol); the code's wsss optimizer has none"""
+    nesterov: bool = False
+    """Nesterov's momentum where the optimizer is sgd (wsol true; the code's wsss optimizer has none)"""
     seeds: SuppressionSettings = field(default_factory=suppression.segmentation_settings)
     """segmentation: weights and switches of the losses"""
     seed_maps: Literal["cam", "bas", "both"] = "both"
@@ -553,20 +553,20 @@ CLAIM = {
 
 RECIPES = {
     "toy": {
-        "scenes.world": "bas", "scenes.val_images": 240, "bas.beta": 1.0, "bas.warmup": 60, "seeds.warmup": 60,
+        "scenes.world": "bas", "scenes.val_images": 240, "nesterov": True, "bas.beta": 1.0, "bas.warmup": 60, "seeds.warmup": 60,
         **{f"{stage}.{key}": value for stage in ("train", "classifier")
            for key, value in {"steps": 330, "batch": 32, "lr": 0.02, "schedule": "cosine", "weight_decay": 5e-4}.items()},
         "segmenter.steps": 200, "segmenter.batch": 16, "segmenter.lr": 0.05,
     },
     "small": {
         "task": "wsss", "net": "mobilenet_v2", "augment.long_side": 320, "augment.scale_min": 0.75, "augment.scale_max": 1.5, "augment.crop": 224,
-        "new_lr_scale": 10.0, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 400, "classifier.batch": 8,
+        "new_lr_scale": 10.0, "nesterov": True, "one_network": True, "map_flip": False, "refine": "crf", "classifier.steps": 400, "classifier.batch": 8,
         "classifier.lr": 0.001, "classifier.channels_last": True,
         "segmenter.steps": 200, "segmenter.batch": 8, "segmenter.lr": 0.02, "segmenter.channels_last": True, "test_flip": True,
     },
     "paper": {  # ResNet-50: VOC's tags, or with task=wsol a data set of one class per image with CUB's values; the other backbones: PUBLISHED
         "task": "wsss", "net": "resnet50", "voc.train": "train_aug", "voc.masks": "SegmentationClassAug", "square": 512, "augment.crop": 448,
-        "nesterov": False, "new_lr_scale": 10.0, "bias_lr_scale": 0.0, "map_scales": (1.0, 0.5, 1.5, 2.0), "refine": "sure",
+        "new_lr_scale": 10.0, "bias_lr_scale": 0.0, "map_scales": (1.0, 0.5, 1.5, 2.0), "refine": "sure",
         "classifier.steps": 6610, "classifier.batch": 16, "classifier.lr": 0.005, "classifier.momentum": 1e-4, "classifier.weight_decay": 1e-4,
         "segmenter.steps": 20000, "segmenter.batch": 10, "segmenter.lr": 2.5e-4, "segmenter.weight_decay": 5e-4,
         "test_scales": (1.0, 0.5, 1.5, 2.0), "test_flip": True, "test_crf": True,
