@@ -1,6 +1,10 @@
 """The measured cells of README's tables, written again:
 
-    python -m lessons.readme         rewrite them from lessons/claims/*.json, and print the lines that changed
+    python -m lessons.readme                        rewrite them from lessons/claims/*.json, and print the lines that changed
+    python -m lessons.readme record=runs/claims     first copy every finished claim to lessons/claims; afterwards lesson 00's minutes too
+
+A claim that is older than the recorded one, or lacks a seed, row or metric of it, is not copied: the recorded file names the command that gives all
+of them. Where the loss is meant, copy the file by hand.
 
 Two tables hold numbers of the recorded claims. In the short one, a paper's row has its means, one per line, and how many of its statements hold;
 in the long one it has the claim's headline and the numbers of `DETAILS`. Everything else in README is words, left as they stand: read the verdict
@@ -8,18 +12,22 @@ again when its numbers have changed.
 """
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lessons import times
 from lessons.times import rewrite
-from seglite.claims import headline, quoted
-from seglite.train import METHODS
+from seglite import files
+from seglite.claims import headline, quoted, understand
+from seglite.config import UsageError
+from seglite.train import METHODS, guarded
 
 ROOT = Path(__file__).resolve().parents[1]
-CLAIMS = ROOT / "lessons/claims"
-RECORDED = {path.stem: path for path in sorted(CLAIMS.glob("*.json")) if path.stem in METHODS}  # not the chain of lesson 09
+RECORDED = {path.stem: path for path in sorted((ROOT / "lessons/claims").glob("*.json")) if path.stem in METHODS}  # not the chain of lesson 09
 
 OWN = {
     "deeplab": "trained with that stride taken out", "p2at": "P2AT", "mgd": "MGD", "cwbass": "CW-BASS, figure", "bas": "BAS",
@@ -127,11 +135,74 @@ def rewritten(readme: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    changed = rewrite(ROOT / "README.md", rewritten)
-    print("README rewritten: read the verdicts of these papers again" if changed else "README is up to date")
-    return 0
+def finished(method: str, old: dict, folder: Path) -> Path | None:
+    """The finished claim of a method: that of the recorded command's settings, else of none."""
+    names = [method]
+    with contextlib.suppress(UsageError):  # keys may have other names by now
+        names.insert(0, understand(shlex.split(old["command"])[3:], METHODS).folder.name)  # after python -m seglite.claims
+    return next((path for name in names if (path := folder / name / "claim.json").exists()), None)
+
+
+def single(summary: dict) -> dict[tuple[str, str, str, int], object]:
+    """(table, row, metric, seed) -> value."""
+    return {(title, row, metric, seed): value for title, rows in summary["tables"].items() for row, metrics in rows.items()
+            for metric, entry in metrics.items() for seed, value in zip(summary["seeds"], entry["values"])}
+
+
+def places(keys: set, seeds: list[int]) -> str:
+    """Which seeds (those not among `seeds`), rows and metrics the keys of `single` belong to, the first three of them."""
+    gone = sorted({seed for *_, seed in keys} - {*seeds})
+    said = [f"seed {seed}" for seed in gone] + sorted({f"{row} [{metric}] of {title!r}" for title, row, metric, seed in keys if seed in seeds})
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
+
+
+def record(folder: Path) -> list[str]:
+    """Copy the finished claims of `folder` over the recorded ones. Returns the methods whose claim lacks something on record and differs in the rest.
+
+    Raises FileProblem when no claim in `folder` is finished.
+    """
+    refused, found = [], 0
+    for method, kept in RECORDED.items():
+        old = json.loads(kept.read_text(encoding="utf-8"))
+        if (path := finished(method, old, folder)) is None:
+            print(f"{method}: no finished claim in {folder}: kept the recorded file")
+            continue
+        found, new = found + 1, json.loads(path.read_text(encoding="utf-8"))
+        if new["date"] < old["date"]:
+            print(f"{method}: {path} is of {new['date']}, the record of {old['date']}: kept the recorded file")
+            continue
+        mine, theirs = single(old), single(new)
+        lost, other = mine.keys() - theirs.keys(), {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
+        if not lost:
+            files.write_bytes(kept, path.read_bytes())
+            print(f"{method}: recorded {path}")
+            continue
+        said = f"{method}: recorded {places(lost, new['seeds'])} missing in {path}: kept the recorded file"
+        if other:
+            refused.append(method)
+            said += f"; the rest is not equal either ({places(other, new['seeds'])}), so record what this gives: {old['command']}"
+        print(said)
+    if not found:
+        raise files.FileProblem(f"{folder} holds no finished claim of a recorded method; "
+                                "`python -m seglite.claims method=all` makes them in runs/claims")
+    return refused
+
+
+def main(arguments: list[str]) -> int:
+    def work():
+        key, _, folder = (arguments or ["="])[0].partition("=")
+        if len(arguments) > 1 or arguments and (key != "record" or not folder):
+            raise UsageError(f"lessons.readme takes nothing, or record=FOLDER with the finished claims (runs/claims); got {' '.join(arguments)}")
+        refused = record(Path(folder)) if arguments else []
+        changed = rewrite(ROOT / "README.md", rewritten)
+        print("README rewritten: read the verdicts of these papers again" if changed else "README is up to date")
+        if arguments:
+            times.main()
+        if refused:
+            raise RuntimeError(f"the new claim of {', '.join(refused)} was refused: it has less than the recorded one, and other numbers")
+
+    return guarded(work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

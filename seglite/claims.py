@@ -1,8 +1,9 @@
 """Rerun a paper's claim in miniature: baseline, each component, the full method, on several seeds, with equal budget.
 
     python -m seglite.claims method=marsstyle seeds=0,1,2
-    python -m seglite.claims method=all                      every paper; ends with README's table "miniature in full"
+    python -m seglite.claims method=all                      every paper; ends with a table of their headlines
     python -m seglite.claims method=all jobs=2               two seeds at a time, each in a process of its own
+    python -m lessons.readme record=runs/claims              what is finished becomes the record: lessons/claims, README's tables, lesson 00's minutes
 
 With jobs=N each process gets cores // N threads unless threads= says otherwise. Small networks gain little from a second thread, so two
 processes do nearly twice the work of one on two cores. When a seed fails, the others go on; the same command then runs what is missing.

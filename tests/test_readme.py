@@ -1,11 +1,13 @@
 """README quotes the recorded claims, letter by letter, names every paper that exists, and hides nothing that does not hold."""
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lessons import readme
+from lessons import readme, times
+from seglite import files
 from seglite.claims import headline
 from seglite.train import METHODS
 
@@ -58,6 +60,89 @@ def test_every_measured_cell_is_the_records():
             for at in digits[:: max(1, len(digits) // 4)]:
                 wrong = line[:at] + str((int(line[at]) + 1) % 10) + line[at + 1 :]
                 assert readme.rewritten("\n".join([*lines[:i], wrong, *lines[i + 1 :]])) == README, f"a wrong digit stays in {wrong[:at + 1]}"
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """A folder with finished claims, equal to the recorded ones, and copies of everything that recording writes to."""
+    for path in RECORDED:
+        claim(tmp_path, path.stem, lambda summary: None)
+    shutil.copytree(ROOT / "lessons", tmp_path / "copy/lessons", ignore=shutil.ignore_patterns("figures", "exercises", "__pycache__"))
+    shutil.copy(ROOT / "README.md", tmp_path / "copy")
+    monkeypatch.setattr(readme, "ROOT", tmp_path / "copy")
+    monkeypatch.setattr(readme, "RECORDED", {path.stem: tmp_path / "copy/lessons/claims" / path.name for path in RECORDED})
+    monkeypatch.setattr(times, "HERE", tmp_path / "copy/lessons")
+    return tmp_path
+
+
+def claim(folder: Path, method: str, change, name: str = "") -> Path:
+    """The recorded claim of a method, changed, as a finished one in `folder`."""
+    summary, path = json.loads((ROOT / f"lessons/claims/{method}.json").read_text()), folder / "new" / (name or method) / "claim.json"
+    change(summary)
+    files.write_json(path, summary)
+    return path
+
+
+def say(capsys, pages, *arguments) -> tuple[int, str, str]:
+    code = readme.main([*arguments] or [f"record={pages / 'new'}"])
+    return code, *capsys.readouterr()
+
+
+def without_ablations(summary, difference=0.0):
+    """What `claims method=barm seeds=0,1` would give."""
+    summary["tables"].pop("Ablations of BARM, percent")
+    summary["seeds"].pop()
+    for rows in summary["tables"].values():
+        for entry in (entry for row in rows.values() for entry in row.values()):
+            entry["values"] = [v + difference if isinstance(v, float) else v for v in entry["values"][:2]]
+
+
+def test_recording_rewrites_every_page(pages, capsys):
+    """A claim of MGD with other numbers and minutes ends in the record, both tables and lesson 00; the rest stays as it is."""
+    def better(summary):
+        summary["tables"]["A. Students of equal budget"]["MGD"]["mIoU"]["mean"] = 12.34
+        summary["minutes_per_seed"] = [33.0] * 3
+
+    new = claim(pages, "mgd", better)
+    code, said, complaint = say(capsys, pages)
+    assert (code, complaint) == (0, "") and said.count(": recorded ") == len(RECORDED)
+    assert "README rewritten" in said and "lesson 00 rewritten" in said
+    assert (pages / "copy/lessons/claims/mgd.json").read_bytes() == new.read_bytes()
+    page, start = ((pages / "copy" / name).read_text() for name in ("README.md", "lessons/00_start_here.md"))
+    assert page.count("12.3") == README.count("12.3") + 2 and "; 33 min each;" in page and "claim 33 per seed" in start
+    assert all(path.read_bytes() == (pages / "copy/lessons/claims" / path.name).read_bytes() for path in RECORDED if path.stem != "mgd")
+
+
+def test_a_poorer_claim_does_not_replace_the_recorded_one(pages, capsys):
+    new, kept = claim(pages, "barm", without_ablations), pages / "copy/lessons/claims/barm.json"
+    before = kept.read_bytes()
+    code, said, complaint = say(capsys, pages)
+    line, = (line for line in said.splitlines() if line.startswith("barm: "))
+    assert (code, complaint) == (0, "") and line.startswith("barm: recorded seed 2, ") and " of 'Ablations of BARM, percent'" in line
+    assert line.endswith(f" more missing in {new}: kept the recorded file") and kept.read_bytes() == before
+    claim(pages, "barm", lambda summary: without_ablations(summary, 0.5))
+    code, said, complaint = say(capsys, pages)
+    line, = (line for line in said.splitlines() if line.startswith("barm: "))
+    assert code == 1 and "not equal either" in line and line.endswith(json.loads(before)["command"]) and kept.read_bytes() == before
+    assert complaint.startswith("seglite: the new claim of barm was refused") and complaint.count("\n") == 1
+    full = claim(pages, "barm", lambda summary: summary.update(date="2030-01-01"), "barm-ablations=true")
+    assert say(capsys, pages)[0] == 0 and kept.read_bytes() == full.read_bytes(), "the folder of the recorded command comes first"
+
+
+def test_an_older_claim_does_not_replace_the_recorded_one(pages, capsys):
+    claim(pages, "mgd", lambda summary: summary.update(date="2020-01-01"))
+    assert "is of 2020-01-01, the record of " in say(capsys, pages)[1]
+    assert (pages / "copy/lessons/claims/mgd.json").read_bytes() == (ROOT / "lessons/claims/mgd.json").read_bytes()
+
+
+def test_nothing_to_record_and_other_words_are_sentences(pages, capsys):
+    (pages / "new/mgd/claim.json").unlink()
+    assert "mgd: no finished claim in " in say(capsys, pages)[1]
+    code, _, complaint = say(capsys, pages, f"record={pages / 'nowhere'}")
+    assert code == 1 and complaint.startswith(f"seglite: {pages / 'nowhere'} holds no finished claim of a recorded method; ")
+    for words in (["record="], ["records=x"], ["record=x", "y"]):
+        code, _, complaint = say(capsys, pages, *words)
+        assert code == 2 and "takes nothing, or record=FOLDER with" in complaint and complaint.endswith(f"; got {' '.join(words)}\n")
 
 
 def test_the_number_of_papers_with_something_that_does_not_hold():
