@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from seglite.data.pairs import IMAGES, files_below
 from seglite.data.voc import palette, read_image
-
-ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Captions:
         if not root:
             raise ValueError(f"data=captions needs root=FOLDER, the folder that holds {settings.images}/ and {settings.file}")
         self.folder, table = Path(root) / settings.images, read_captions(Path(root) / settings.file)
-        there = {p.name for p in self.folder.iterdir() if p.suffix.lower() in ENDINGS} if self.folder.is_dir() else set()
+        there = {p.name for p in self.folder.iterdir() if p.suffix.lower() in IMAGES} if self.folder.is_dir() else set()
         missing = sorted(set(table) - there)
         if missing:
             raise FileNotFoundError(f"image {self.folder / missing[0]} does not exist though {settings.file} names it ({len(missing)} of {len(table)} are missing)")
@@ -120,9 +119,9 @@ class Images:
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
-        self.files = sorted(str(p.relative_to(folder)) for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS)
+        self.files = sorted(str(path.relative_to(folder)) for path in files_below(self.folder))
         if not self.files:
-            raise ValueError(f"images={folder} holds no photograph ({', '.join(ENDINGS)}) at or below it")
+            raise ValueError(f"images={folder} holds no photograph ({', '.join(IMAGES)}) at or below it")
 
     def __len__(self) -> int:
         return len(self.files)

@@ -79,6 +79,10 @@ def test_a_plain_folder_of_images(root):
     data = captions.Images(str(root))
     assert [data.name(i) for i in range(len(data))] == [f"images/{stem}" for stem in "abcde"]
     assert set(data.read(1)) == {"index", "name", "image"} and data.read(1)["image"][0, 0, 0] == 20
+    for name in ("f.tif", "g.webp", "._a.png", ".thumbnails/a.png"):  # hidden files are a file manager's
+        (root / "images" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(root / "images" / name)
+    assert captions.Images(str(root)).files == [*(f"images/{stem}.png" for stem in "abcde"), "images/f.tif", "images/g.webp"]
     with pytest.raises(ValueError, match="images only, not mask"):
         data.read(0, ("mask",))
     with pytest.raises(ValueError, match="holds no photograph"):
