@@ -81,7 +81,9 @@ def open(config, split: str) -> Pairs:
     listed = root / f"{wanted}_tags.txt"
     tags = None
     if settings.tags == "list" or settings.tags == "auto" and listed.is_file():
-        tags = read_tags(str(listed), len(CLASSES))
+        if not listed.is_file():
+            raise FileNotFoundError(f"coco.tags=list needs {listed}, which does not exist; data_scripts/coco2014.py writes it, or set coco.tags=masks")
+        tags = read_tags(str(listed), len(CLASSES), "coco.tags", CLASSES[1])
         untagged = [n for n in names if n not in tags]
         if untagged:
             raise ValueError(f"{listed} has no line for {untagged[0]} (and {len(untagged) - 1} more of {len(names)} images)")

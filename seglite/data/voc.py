@@ -13,6 +13,9 @@ Shapes: H W image, K = 21 classes with the background.
 """
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +51,27 @@ def palette(count: int) -> np.ndarray:
     return colours
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """`Image.open` for pictures that may be anything. ValueError where Pillow would only warn (more than Image.MAX_IMAGE_PIXELS, about 89 million),
+    because a file of some kilobytes can unpack to gigabytes, and where memory does not suffice.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
+            yield picture
+    except Image.DecompressionBombWarning as problem:
+        raise ValueError(str(problem)) from problem
+    except MemoryError as problem:
+        raise ValueError(f"not enough memory for its {picture.width} x {picture.height} pixels") from problem
+
+
 def read_image(path: Path) -> np.ndarray:
     """A photograph as uint8 `[H, W, 3]` RGB, turned upright as its EXIF note says. Raises ValueError naming the file."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I"):  # 16 bits per pixel: Pillow's conversion would clip at 255 and give a white picture
                 upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
@@ -65,7 +85,7 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path, classes: int) -> np.ndarray:
     """A label PNG as uint8 `[H, W]` with values 0 ... classes - 1 and 255. Raises ValueError naming the file and the value."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             mode, labels = picture.mode, np.array(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"mask {path} does not exist though its list names it") from None
@@ -121,17 +141,17 @@ def read_list(root: Path, name: str, key: str) -> list[str]:
     return ids
 
 
-def read_tags(path: str, classes: int) -> dict[str, np.ndarray]:
-    """Image-level labels from lines `ID c1 c2 ...` (0 = the first foreground class): {id: float32 `[K-1]`}."""
+def read_tags(path: str, classes: int, key: str = "voc.tags", first: str = "aeroplane") -> dict[str, np.ndarray]:
+    """Image-level labels from lines `ID c1 c2 ...` (0 = the first foreground class): {id: float32 `[K-1]`}. `key`, `first`: for the errors."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"voc.tags={path} is neither the word masks nor an existing list file")
+        raise FileNotFoundError(f"{key}={path} is neither the word masks nor an existing list file")
     table = {}
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         if not line.strip():
             continue
         name, *labels = line.split()
         if not all(label.isdigit() and int(label) < classes - 1 for label in labels):
-            raise ValueError(f"{path} line {number}: {line.strip()!r}; expected `ID c1 c2 ...` with classes 0 ... {classes - 2} (0 = aeroplane)")
+            raise ValueError(f"{path} line {number}: {line.strip()!r}; expected `ID c1 c2 ...` with classes 0 ... {classes - 2} (0 = {first})")
         tags = np.zeros(classes - 1, np.float32)  # [K-1]
         tags[[int(label) for label in labels]] = 1
         table[name] = tags

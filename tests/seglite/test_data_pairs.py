@@ -181,6 +181,11 @@ def test_coco_wrong_trees_are_sentences(cocos):
         coco_data(cocos / "masks" / "train2014")
     with pytest.raises(FileNotFoundError, match="list .*trainval.txt does not exist"):
         coco_data(cocos, train="trainval")
+    with pytest.raises(FileNotFoundError, match="coco.tags=list needs .*train_tags.txt, which does not exist"):
+        coco_data(cocos, tags="list")
+    (cocos / "train_tags.txt").write_text("COCO_train2014_000000000009 80\n")
+    with pytest.raises(ValueError, match=r"classes 0 ... 79 \(0 = person\)"):
+        coco_data(cocos)
     (cocos / "train_tags.txt").write_text("COCO_train2014_000000000009 3\n")
     with pytest.raises(ValueError, match="has no line for COCO_train2014_000000000025 .and 0 more of 2"):
         coco_data(cocos)
