@@ -2,6 +2,7 @@
 import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from seglite.data import IGNORE
 from seglite.nets.layers import count_parameters
 from seglite.papers import bas, marsstyle
 from seglite.reopen import open_run
-from seglite.run import Run, learning_rate
+from seglite.run import Run, build_optimizer, learning_rate
 from seglite.suppression import Branches, SuppressionSettings
 from tests.tolerances import assert_close
 
@@ -269,12 +270,12 @@ def test_a_backbone_s_weights_arrive_in_both_halves(tmp_path):
 
 def test_parameter_groups_cover_everything_once_at_the_paper_s_rates():
     model = network()
-    groups = suppression.parameter_groups(model, new=10, bias=2)
+    groups = suppression.parameter_groups(model, new=10, bias=2, nesterov=True)
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
     rate = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     found = [rate[id(p)] for p in (model.f1[0][0].weight, model.f1[0][1].bias, model.f2.head[0].weight, model.generator.bias)]
     assert found == [1, 2, 10, 20] and all(g["nesterov"] for g in groups)
-    frozen = suppression.parameter_groups(model, new=10, bias=0, nesterov=False)  # segmentation: the code's optimizer never sees a bias
+    frozen = suppression.parameter_groups(model, new=10, bias=0)  # segmentation: the code's optimizer never sees a bias
     assert {g["lr_scale"] for g in frozen} == {1, 0, 10} and "nesterov" not in frozen[0]
 
 
@@ -515,7 +516,7 @@ def test_scoring_frame_is_the_centre_of_the_square():
 
 
 def tiny(method, **keys):
-    stages = ("train", "classifier", "segmenter") if method == "bas" else ("train", "classifier", "backbone", "head")
+    stages = ("train", "classifier", "segmenter") if method == "bas" else ("train", "classifier", "suppressor", "backbone", "head")
     common = {"method": method, "scenes.size": 32, "scenes.train_images": 16, "scenes.val_images": 6, "threads": 1}
     return [f"{k}={v}" for k, v in {**common, **{f"{stage}.steps": 2 for stage in stages}, **{f"{stage}.batch": 4 for stage in stages}, **keys}.items()]
 
@@ -571,6 +572,39 @@ def test_mars_takes_its_biased_labels_from_the_masks(tmp_path):
         assert all(np.array_equal(labels[i], e) for i, e in zip(index, expected.numpy()))
     finally:
         run.close()
+
+
+class Caught(Exception):
+    """Carries what would have been trained out of a paper's file."""
+
+
+@pytest.mark.parametrize("size", ["toy", "small", "paper"])
+def test_mars_trains_bas_at_bas_s_own_rates_and_length(size, monkeypatch):
+    """The parameter groups that reach the optimizer, from parsed settings; the toy's record has the recipe of MARS's classifier and Nesterov's momentum."""
+    def caught(name, model, step, data, recipe, groups):
+        raise Caught(recipe, [{k: v for k, v in g.items() if k != "params"} | {"weights": sum(p.numel() for p in g["params"]), "lr": recipe.lr * g["lr_scale"]}
+                              for g in build_optimizer(model, recipe, groups).param_groups])
+
+    def trained(paper, *typed):
+        settings, _ = config.parse([f"size={size}", "data=voc", "root=x", *typed], {"bas": bas, "marsstyle": marsstyle})
+        run = SimpleNamespace(config=settings, data=lambda *a: Tagged(), say=None, build=lambda name, make: make(), fit=caught)
+        with pytest.raises(Caught) as found:
+            paper.fit_classifiers(run, settings) if paper is bas else paper.fit_classifier(run)
+        recipe, groups = found.value.args
+        kept = ("lr", "momentum", "nesterov", "weight_decay", "weights")
+        return {**dataclasses.asdict(recipe), "lr": 0, "optimizer": ""}, [[round(float(g[k]), 9) for k in kept] for g in groups]
+
+    small = network("wsss")
+    monkeypatch.setattr(suppression, "build", lambda *a, **k: small)
+    recipe, groups = trained(marsstyle, "method=marsstyle", "wsss=bas")
+    if size == "toy":
+        assert {tuple(g[:4]) for g in groups} == {(0.05, 0.9, 1, 1e-4)} and (recipe["steps"], recipe["batch"]) == (450, 32)
+    else:
+        assert (recipe, groups) == trained(bas, "method=bas", "task=wsss")
+        rates, expected = [g[0] for g in groups], {"small": (0.001, 0.01), "paper": (0.005, 0.05)}[size]
+        assert set(rates) - {0.0} == set(expected) and (0.0 in rates) == (size == "paper")
+    _, changed = trained(marsstyle, "method=marsstyle", "wsss=bas", "suppressor.lr=0.3")
+    assert max(g[0] for g in changed) == 0.3  # what is typed wins
 
 
 # ---- the mechanism -------------------------------------------------------------------------------------------------------------------------------------
