@@ -10,8 +10,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -81,6 +83,25 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def sync_files(folder: Path) -> None:
+    """Make a folder's files durable before it takes its name, several at a time: one by one, small files wait five milliseconds each."""
+    def sync(path: Path) -> None:
+        with open(path, "rb+") as f:
+            os.fsync(f.fileno())
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync, [p for p in Path(folder).rglob("*") if p.is_file()]))
+    sync_folder(folder)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that killed writers left in a run's folder and in its stages; for whoever holds its lock alone."""
+    below = [p for p in Path(folder).iterdir() if p.is_dir() and not (p / ".lock").exists()]  # a run inside has its own lock, and its own writer
+    for path in (p for place in (Path(folder), *below) for p in list(place.glob(".*.part")) if re.fullmatch(r"\..+\.\d+\.part", p.name)):
+        with contextlib.suppress(OSError):  # what cannot be deleted is in nobody's way
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
@@ -121,6 +142,7 @@ def new_folder(path: Path):
     try:
         yield temporary
         with writing(path):
+            sync_files(temporary)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
@@ -130,7 +152,10 @@ def new_folder(path: Path):
 
 
 class FolderLock:
-    """One process per run folder. The operating system releases the lock when the process ends, however it ends."""
+    """One process per run folder. The operating system releases the lock when the process ends, however it ends.
+
+    Forked workers of a loader inherit it: after a kill the folder is free once they too have noticed, within seconds.
+    """
 
     def __init__(self, folder: Path):
         self.path = Path(folder) / ".lock"
@@ -156,6 +181,11 @@ class FolderLock:
         self.file.truncate()
         self.file.write(f"process {os.getpid()}")
         self.file.flush()
+        clear_leftovers(folder)
 
     def release(self) -> None:
+        if os.name != "nt" and not self.file.closed:
+            import fcntl
+
+            fcntl.flock(self.file, fcntl.LOCK_UN)  # closing alone would leave it to workers that still have the file
         self.file.close()

@@ -60,7 +60,7 @@ def test_a_killed_run_ends_with_the_same_bits(deaths, undisturbed, tmp_path):
         for key in mine:
             assert torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(theirs[key])), f"{part} {key} differs after {deaths}"
     assert losses(out) == losses(undisturbed), "the log has every step once"
-    assert not list(out.rglob("*.part")) or all("part" in p.name for p in out.rglob("*.part"))
+    assert not list(out.rglob("*.part")), "what the killed processes had half written is cleared"
 
 
 def test_two_processes_follow_one(undisturbed, tmp_path):
