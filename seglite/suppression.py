@@ -335,10 +335,11 @@ def build(net: str, task: Literal["wsol", "wsss"], tags: int, settings: Suppress
     return Suppressor(f1, f2, generator, settings)
 
 
-def parameter_groups(model: Suppressor, new: float, bias: float, old: float = 1.0, nesterov: bool = True) -> list[dict]:
+def parameter_groups(model: Suppressor, new: float, bias: float, old: float = 1.0, nesterov: bool = False) -> list[dict]:
     """Learning rates as multiples of the recipe's: backbone weights `old`, head and generator `new`, biases of both times `bias`.
 
-    Code: new 10, bias 2 for localisation; for segmentation new 10, and biases are in no group at all, which bias=0 says here.
+    Code: new 10, bias 2 for localisation, with Nesterov's momentum; for segmentation new 10 and plain momentum, and biases are in no group at
+    all, which bias=0 says here. nesterov=False leaves the choice to the recipe's optimizer.
     """
     fresh = {id(p) for part in (model.f2.head, model.generator) for p in part.parameters()}
     groups: dict[tuple[bool, bool], list] = {}
@@ -354,7 +355,7 @@ def segmentation_settings(warmup: int = 0) -> SuppressionSettings:
 
 
 def fit_tag_maps(run, name: str, net: str, batches, recipe, *, settings: SuppressionSettings | None = None, weights: str = "", new: float = 1.0,
-                 bias: float = 1.0, old: float = 1.0, nesterov: bool = True) -> Suppressor:
+                 bias: float = 1.0, old: float = 1.0, nesterov: bool = False) -> Suppressor:
     """Train the multi-label form on images with tags. Its `class_maps` take the place of activation maps.
 
     Default settings: the paper's, after a sixth of the steps on classification alone where nothing was pretrained.
