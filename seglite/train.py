@@ -10,6 +10,7 @@ Exit codes: 0 done · 1 failure · 2 the command line does not fit. Killed or in
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from seglite import config as settings
 from seglite import parallel
@@ -18,6 +19,8 @@ from seglite.data import look_over
 from seglite.run import Run
 
 METHODS = {"barm": barm, "bas": bas, "cwbass": cwbass, "deeplab": deeplab, "marsstyle": marsstyle, "mgd": mgd, "mixreorg": mixreorg, "p2at": p2at, "zeroseg": zeroseg}
+
+CONTINUES = "the same command continues from the last checkpoint"
 
 
 def train(arguments: list[str], methods: dict) -> None:
@@ -37,18 +40,23 @@ def train(arguments: list[str], methods: dict) -> None:
         run.close()
 
 
-def guarded(body, debug: bool = False) -> int:
-    """Call body(); every foreseeable problem becomes one sentence on stderr and an exit code."""
+def guarded(body, arguments: Sequence[str] = (), continues: str = "") -> int:
+    """Call body(); every foreseeable problem becomes one sentence on stderr and an exit code. With debug=true among the arguments it is raised.
+
+    continues: what an interrupted user should know of the next start.
+    """
     try:
         body()
         return 0
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print("; ".join(["interrupted", *[continues] * bool(continues)]), file=sys.stderr)
         return 1
     except Exception as problem:
-        if debug:
+        if settings.wants_traceback(arguments):
             raise
         message = problem.args[0] if isinstance(problem, KeyError) and problem.args else str(problem)
+        if isinstance(problem, MemoryError):  # mostly without a word of its own
+            message = f"not enough memory{f' ({message})' if message else ''}; smaller batches, crops or pictures need less"
         if isinstance(problem, (ValueError, KeyError, OSError, RuntimeError, MemoryError)):
             print(f"seglite: {message}", file=sys.stderr)
         else:
@@ -63,7 +71,7 @@ def main(arguments: list[str], methods: dict = METHODS) -> int:
         typed = settings.split_arguments([a for a in arguments if "=" in a])
         print(settings.help_text(methods, typed.get("method")))
         return 0
-    return guarded(lambda: train(arguments, methods), debug="debug=true" in arguments or "debug=1" in arguments)
+    return guarded(lambda: train(arguments, methods), arguments, CONTINUES)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seglite.data.voc import read_image
+from seglite.data.voc import opened, read_image
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 VOID, IGNORE = 11, 255
@@ -39,7 +39,7 @@ class CamvidSettings:
 def read_mask(path: Path) -> np.ndarray:
     """A label PNG as uint8 `[H, W]` with values 0 ... 10 and 255 for void. Raises ValueError naming the file and the value."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             mode, labels = picture.mode, np.array(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"mask {path} does not exist though its frame does; the download is incomplete") from None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from seglite.data.voc import read_image
+from seglite.data.voc import opened, read_image
 
 IGNORE, FOREIGN = 255, -1
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -45,7 +45,7 @@ def read_labels(path: Path, table: np.ndarray, guess: Callable[[list[int]], str]
     Raises ValueError naming the file and the value, FileNotFoundError.
     """
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             mode = picture.mode
             labels = np.array(picture.convert("RGB") if colours is not None and mode in ("RGB", "RGBA") else picture)
     except FileNotFoundError:

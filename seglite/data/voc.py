@@ -41,16 +41,6 @@ class VocSettings:
     """Image-level tags: masks (the classes present in the label PNG) or the path of a list with lines `ID c1 c2 ...`, 0 = aeroplane."""
 
 
-def palette(count: int) -> np.ndarray:
-    """VOC's colour map, uint8 `[count, 3]`: the bits of the class number, dealt to red, green and blue from the highest bit down."""
-    number = np.arange(count)
-    colours = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((number >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
-
-
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """`Image.open` for pictures that may be anything. ValueError where Pillow would only warn (more than Image.MAX_IMAGE_PIXELS, about 89 million),
