@@ -22,13 +22,13 @@ import torch
 from PIL import Image
 
 from seglite.data import ade20k, camvid, captions, cityscapes, coco, folder, scenes, voc
+from seglite.data.transforms import MAPS
 
 DATASETS = {"ade20k": ade20k.open, "camvid": camvid.open, "captions": captions.open, "cityscapes": cityscapes.open, "coco": coco.open,
             "folder": folder.open, "scenes": scenes.open, "voc": voc.open}
 
 IGNORE = 255   # no label: outside the padded image, or a border that the annotators left open
 DELETED = 254  # a pseudo label that a method took away and will decide later (MARS's -1)
-IMAGELIKE = ("mask", "label", "context")  # per-pixel integer maps
 
 
 def open_data(config, split: str):
@@ -107,7 +107,7 @@ def collate(samples: list[dict], data) -> Batch:
         values = [s[key] for s in samples]
         if key in ("image", "strong"):  # views.py's second view of the image
             batch[key] = normalise(np.stack(values), data)
-        elif key in IMAGELIKE:
+        elif key in MAPS:
             batch[key] = torch.from_numpy(np.stack(values)).long()
         elif isinstance(values[0], np.ndarray):
             batch[key] = torch.from_numpy(np.stack(values))
