@@ -15,7 +15,7 @@ from seglite import claims as seeds
 from seglite.config import override
 from seglite.evaluate import evaluate
 from seglite.papers import marsstyle as mars
-from seglite.train import guarded
+from seglite.train import CONTINUES, guarded
 
 Settings, RECIPES, supervision = mars.Settings, mars.RECIPES, mars.supervision
 LABELS = "Pseudo labels, training images: {}"
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         for said in summary["statements"]:
             print(f"{'holds' if said['holds'] else 'DOES NOT HOLD'} on {said['seeds']} of {said['of']} seeds: {said['claim']}")
 
-    return guarded(work, debug="debug=true" in arguments)
+    return guarded(work, arguments, CONTINUES)
 
 
 if __name__ == "__main__":

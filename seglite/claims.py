@@ -37,7 +37,7 @@ import torch
 from seglite import config as settings
 from seglite import charts, files, pictures
 from seglite.run import Run, RunProblem, duration
-from seglite.train import METHODS, guarded
+from seglite.train import CONTINUES, METHODS, guarded
 
 CHILD = [sys.executable, "-u", "-m", "seglite.claims", "child"]  # begins the command of one seed in a process of its own
 
@@ -284,7 +284,7 @@ def main(arguments: list[str], methods: dict = METHODS) -> int:
             print(f"{'holds' if s['holds'] else 'DOES NOT HOLD'} on {s['seeds']} of {s['of']} seeds: {s['claim']}")
         print(f"\n{duration(60 * sum(summary['minutes_per_seed']))} of training · {folder / 'claim.json'} · {folder / 'claim.png'}")
 
-    return guarded(body, debug="debug=true" in arguments)
+    return guarded(body, arguments, CONTINUES)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def serve(program: str, usage: str, cls: type, arguments: list[str], body: Calla
     if any(a.lstrip("-") in ("help", "h") for a in arguments):
         print(help_text(program, usage, cls))
         return 0
-    return guarded(lambda: body(*parse(program, usage, cls, arguments, files)), debug="debug=true" in arguments or "debug=1" in arguments)
+    return guarded(lambda: body(*parse(program, usage, cls, arguments, files)), arguments)
 
 
 def parse(program: str, usage: str, cls: type, arguments: list[str], files: int | tuple[int, float] = 0) -> tuple[object, list[str]]:

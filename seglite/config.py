@@ -42,7 +42,8 @@ class Recipe:
     batch: int = field(default=16, metadata={"least": 1})
     """effective batch: images per optimizer step, over all processes and accumulated parts"""
     micro_batch: int = field(default=0, metadata={"least": 0})
-    """most images one process takes at once; a larger share is accumulated in parts. 0: no limit"""
+    """most images one process takes at once; a larger share is accumulated in parts, each with its own batch norm statistics, contrastive negatives
+    and hard examples. 0: no limit"""
     optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd"
     """sgd (with momentum), nesterov (sgd with Nesterov's momentum), adam or adamw"""
     lr: float = field(default=0.01, metadata={"least": 0})
@@ -99,7 +100,7 @@ class Config:
     threads: int = field(default=0, metadata={"least": 0})
     """CPU threads of torch; 0: torch's own choice"""
     workers: int = field(default=-1, metadata={"least": -1})
-    """processes that prepare batches; 0: none, -1: none for scenes, half the cores (at most 8) for files"""
+    """processes that prepare batches; 0: none, -1: none for scenes, half as many as torch has threads (1 to 8) for files"""
     weights: str = ""
     """file with pretrained backbone weights (a plain state_dict)"""
     kernels: Literal["auto", "torch", "reference"] = "auto"
@@ -127,9 +128,10 @@ class Config:
 
 
 # Keys that may differ between a run and its continuation: they change where and how fast, not what is computed. What `weights` and `root`
-# hold does decide the result: they may move, and the run compares their content.
+# hold does decide the result: they may move, and the run compares their content. `.micro_batch` is not among them: batch norm, contrastive
+# negatives and hard examples are those of a part.
 FREE_KEYS = ("out", "root", "device", "threads", "workers", "debug", "weights")
-FREE_ENDINGS = (".log_every", ".save_every", ".micro_batch")
+FREE_ENDINGS = (".log_every", ".save_every")
 
 
 def flatten(settings) -> dict[str, object]:
@@ -224,6 +226,14 @@ def convert(text: str, kind, key: str):
         return kind(text)
     except ValueError:
         raise UsageError(wanted) from None
+
+
+def wants_traceback(arguments: list[str]) -> bool:
+    """Whether debug= is on, read before the command line is parsed, since that may be what fails."""
+    try:
+        return any(convert(a.removeprefix("debug="), bool, "debug") for a in arguments if a.startswith("debug="))
+    except UsageError:
+        return False
 
 
 def near(word: str, words) -> str:

@@ -115,6 +115,7 @@ class Run:
                 try:
                     saved = json.loads(path.read_text())
                     theirs, self.content = saved["identity"], dict(saved.get("content", {}))
+                    theirs = {**{k: v for k, v in saved.get("settings", {}).items() if k in mine}, **theirs}  # micro_batch joined the identity later
                 except (ValueError, KeyError, TypeError) as problem:
                     raise files.FileProblem(f"{path} is damaged, so nobody knows whose folder this is; delete that file if the same command made the "
                                             f"folder (what is finished is then kept), else choose another out=") from problem
@@ -372,9 +373,11 @@ class Run:
         """An iterator over this process's parts of batches first, first + 1, ..."""
         size = recipe.batch // self.world // parts
         shares = Shares(data, size, parts, offset=self.rank * size * parts)
+        there = getattr(data, "on_device", False)  # seglite.speed's: a GPU's tensors cannot be pinned, nor come from another process
         workers = self.config.workers if self.config.workers >= 0 else 0 if self.config.data == "scenes" else max(1, min(8, torch.get_num_threads() // 2))
+        workers = 0 if there else workers
         return iter(torch.utils.data.DataLoader(shares, batch_size=None, sampler=range(first * parts, recipe.steps * parts), num_workers=workers,
-                                                pin_memory=self.device.startswith("cuda"), prefetch_factor=4 if workers else None,
+                                                pin_memory=self.device.startswith("cuda") and not there, prefetch_factor=4 if workers else None,
                                                 worker_init_fn=one_thread))
 
     def _resume(self, name, folder, kept, meter) -> tuple[int, float]:

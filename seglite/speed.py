@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from seglite import config as settings
-from seglite import networks, parallel
+from seglite import networks
 from seglite.measure import cpu_clock, synchronise
 from seglite.run import Run, build_optimizer, learning_rate
 from seglite.train import METHODS, guarded
@@ -88,7 +89,9 @@ class SpeedRun(Run):
 
 
 class Ready:
-    """A few batches in memory, handed out again and again; `Run.fit` takes them for its data."""
+    """A few batches in memory, handed out again and again; `Run.fit` takes them for its data. on_device: where the network is, not in the CPU's."""
+
+    on_device = False
 
     def __init__(self, data, batch: int, count: int):
         self.wants = getattr(data, "wants", ())
@@ -126,6 +129,7 @@ class OverheadRun(SpeedRun):
         ready = Ready(data, recipe.batch, 3)
         for batch in ready.batches:  # in the layout of Run.fit: channels-last images alone make a step of convolutions a quarter faster
             batch.update({k: v.to(self.device).contiguous() for k, v in batch.items() if isinstance(v, torch.Tensor)})
+        ready.on_device = self.device.startswith("cuda")
         model.to(self.device)
         twin = copy.deepcopy(model)
         own = dict(zip(map(id, model.parameters()), twin.parameters()))
@@ -181,6 +185,8 @@ class ProfileRun(OverheadRun):
 
 def measure(arguments: list[str], methods: dict = METHODS, kind: type[SpeedRun] = SpeedRun) -> tuple[list[dict], dict[str, dict]]:
     """One row per stage, and the table of the tested network beside others."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise settings.UsageError("seglite.speed measures one process, torchrun started several: leave out torchrun")
     with tempfile.TemporaryDirectory() as folder:
         config, _ = settings.parse([a for a in arguments if not a.startswith("out=")] + [f"out={folder}"], methods)
         paper = methods[config.method]
@@ -189,7 +195,7 @@ def measure(arguments: list[str], methods: dict = METHODS, kind: type[SpeedRun] 
             paper.train(run)
         finally:
             run.close()
-        return (run.rows, run.tested) if parallel.world() == 1 or run.rank == 0 else ([], {})
+        return run.rows, run.tested
 
 
 def main(arguments: list[str]) -> int:
@@ -201,7 +207,7 @@ def main(arguments: list[str]) -> int:
         for table in ({row["stage"]: {k: v for k, v in row.items() if k != "stage"} for row in rows}, tested):
             print("\n".join([*networks.lines(table), ""]) if table else "", end="")
 
-    return guarded(body, debug="debug=true" in arguments)
+    return guarded(body, arguments)
 
 
 if __name__ == "__main__":

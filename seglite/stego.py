@@ -35,7 +35,7 @@ class StegoSettings:
     neighbours: int = 7
     """an image's partner is drawn among this many nearest neighbours by pooled backbone features"""
     negatives: int = 5
-    """permutations of the batch that serve as unrelated images"""
+    """how often the batch is shifted by a random number of places to put an unrelated image beside each"""
     dropout: float = 0.1
     """channel dropout on the backbone's features"""
     weight_self: float = 0.67
@@ -218,7 +218,7 @@ def stego_step(head: SegmentationHead, backbone: Callable, batch: dict, settings
     near = correspondence_loss(f_here, sample(g, there), s_here, sample(t, there), settings.shift_knn)
     far = []
     for _ in range(settings.negatives):
-        other = (torch.arange(B, device=f.device) + int(torch.randint(1, max(B, 2), ()))) % B  # never the image itself
+        other = (torch.arange(B, device=f.device) + int(torch.randint(1, max(B, 2), ()))) % B  # another image, where the batch has one
         far.append(correspondence_loss(f_here, sample(f[other], there), s_here, sample(s[other], there), settings.shift_random))
     return {"self": settings.weight_self * same, "knn": settings.weight_knn * near, "random": settings.weight_random * sum(far) / len(far)}
 

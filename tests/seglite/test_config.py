@@ -96,10 +96,36 @@ def test_override_leaves_the_original_alone():
     assert (changed.train.lr, changed.ema) == (9.0, 0.5) and (config.train.lr, config.ema) == (0.05, 0.9)
 
 
+@pytest.mark.parametrize("word, wanted", [("debug=true", True), ("debug=1", True), ("debug=YES", True), ("debug=on", True), ("debug=no", False),
+                                          ("debug=perhaps", False), ("debug", False), ("nodebug=1", False)])
+def test_every_command_knows_every_spelling_of_debug(word, wanted):
+    from seglite.train import guarded
+
+    def fails():
+        raise ValueError("a problem")
+
+    assert settings.wants_traceback(["x=1", word]) is wanted
+    if wanted:
+        pytest.raises(ValueError, guarded, fails, [word])
+    else:
+        assert guarded(fails, [word]) == 1
+
+
+def test_who_interrupts_hears_of_a_checkpoint_where_there_is_one(capsys):
+    from seglite import train
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert train.guarded(interrupted) == 1 and capsys.readouterr().err == "interrupted\n"
+    assert train.guarded(interrupted, (), train.CONTINUES) == 1 and "continues from the last checkpoint" in capsys.readouterr().err
+
+
 def test_identity_ignores_where_and_how_fast():
     a = settings.identity(parse()[0])
-    assert a == settings.identity(parse("out=elsewhere", "workers=3", "threads=1", "train.log_every=7", "train.micro_batch=2")[0])
+    assert a == settings.identity(parse("out=elsewhere", "workers=3", "threads=1", "train.log_every=7")[0])
     assert a != settings.identity(parse("train.lr=0.1")[0]) and a != settings.identity(parse("seed=1")[0])
+    assert a != settings.identity(parse("train.micro_batch=2")[0]), "its parts have batch norm statistics of their own"
 
 
 @given(st.lists(st.text(max_size=12), max_size=4))

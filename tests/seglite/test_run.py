@@ -184,6 +184,18 @@ def test_another_configuration_is_refused(undisturbed, capsys):
     assert code == 2 and "train.lr=0.05 there, train.lr=0.5 now" in said
 
 
+def test_a_folder_from_before_micro_batch_decided_is_continued_with_the_same(undisturbed, tmp_path, capsys):
+    out = tmp_path / "older"
+    shutil.copytree(undisturbed, out)
+    saved = json.loads((out / "config.json").read_text())
+    for key in [k for k in saved["identity"] if k.endswith(".micro_batch")]:
+        del saved["identity"][key]
+    (out / "config.json").write_text(json.dumps(saved))
+    code, said = main(capsys, f"out={out}", "train.micro_batch=4")
+    assert code == 2 and "train.micro_batch=0 there, train.micro_batch=4 now" in said
+    assert main(capsys, f"out={out}") == (0, "")
+
+
 def test_a_second_process_is_refused(undisturbed, capsys):
     lock = files.FolderLock(undisturbed)
     try:

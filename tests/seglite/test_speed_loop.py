@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from seglite import config as settings
 from seglite import speed
+from seglite.data import Batches
+from tests.seglite.tiny import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +33,24 @@ def test_the_loop_adds_no_milliseconds_to_an_empty_step():
     assert [row["stage"] for row in rows] == ["first", "main"]
     assert min(row["added ms"] for row in rows) < 2.0, rows
     assert all(row["plain ms"] > 0.1 for row in rows)
+
+
+def test_batches_on_the_device_are_neither_pinned_nor_brought_by_others(tmp_path, monkeypatch):
+    """As seglite.speed overhead hands them to Run.fit on a GPU."""
+    config, _ = settings.parse(["method=tiny", f"out={tmp_path}", "workers=2"], METHODS)
+    run, asked = speed.OverheadRun(config, quiet=True), []
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *a, **keywords: asked.append(keywords) or [])
+    run.device = "cuda"
+    data = speed.Ready(Batches(run.truth("train"), 2, 0, wants=("image",)), 2, 1)
+    for data.on_device in (False, True):
+        run._loader(data, config.train, 1, 0)
+    run.close()
+    assert [(k["pin_memory"], k["num_workers"], k["prefetch_factor"]) for k in asked] == [(True, 2, 4), (False, 0, None)]
+
+
+def test_speed_is_of_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert speed.main(["method=deeplab"]) == 2 and "leave out torchrun" in capsys.readouterr().err
 
 
 def test_importing_takes_hardly_longer_than_torch():
