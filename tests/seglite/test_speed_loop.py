@@ -16,13 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_loop_adds_little_to_a_step(monkeypatch):
-    """`python -m seglite.speed overhead method=deeplab`: 3 % is what may be, 2 more are a busy machine's."""
+@pytest.mark.parametrize("method, keys", [("deeplab", ["scenes.train_images=32"]), ("p2at", ["scenes.train_images=32"]),
+                                          ("mixreorg", ["scenes.train_images=32"])], ids=lambda value: value if isinstance(value, str) else "")
+def test_the_loop_adds_little_to_a_step(method, keys, monkeypatch):
+    """`python -m seglite.speed overhead method=...`: at most 3 % of a step, the process's own time. A second measurement may correct the first,
+    because the caches are shared with whatever else the machine does; what the loop really cost would be there again.
+    """
     monkeypatch.setattr(speed, "TURNS", 12)
-    rows, _ = speed.measure(["method=deeplab", "threads=1", "scenes.train_images=32"], kind=speed.OverheadRun)
-    assert [row["stage"] for row in rows] == ["segmenter"]
-    assert rows[0]["plain ms"] > 20, "a toy's step, not an empty one"
-    assert rows[0]["added ms"] < 3 and rows[0]["added %"] < 5, rows
+    measured = lambda: speed.measure([f"method={method}", "threads=1", *keys], kind=speed.OverheadRun)[0]
+    fine = lambda rows: all(row["added %"] <= 3 for row in rows)
+    rows = measured()
+    assert rows and all(row["plain ms"] > 20 for row in rows), "a toy's step, not an empty one"
+    assert fine(rows) or fine(again := measured()), (rows, again)
 
 
 def test_the_loop_adds_no_milliseconds_to_an_empty_step():
@@ -31,7 +36,7 @@ def test_the_loop_adds_no_milliseconds_to_an_empty_step():
 
     rows, _ = speed.measure(["method=tiny", "threads=1"], METHODS, speed.OverheadRun)
     assert [row["stage"] for row in rows] == ["first", "main"]
-    assert min(row["added ms"] for row in rows) < 2.0, rows
+    assert max(row["added ms"] for row in rows) < 2.0, rows
     assert all(row["plain ms"] > 0.1 for row in rows)
 
 
