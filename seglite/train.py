@@ -22,8 +22,6 @@ METHODS = {"barm": barm, "bas": bas, "cwbass": cwbass, "deeplab": deeplab, "mars
 
 CONTINUES = "the same command continues from the last checkpoint"
 
-CONTINUES = "the same command continues from the last checkpoint"
-
 
 def train(arguments: list[str], methods: dict) -> None:
     """Parse, open the run, call the paper's pipeline."""
