@@ -310,14 +310,17 @@ def grid_chain(height: int, width: int, sigma: tuple[float, float], dtype: torch
         for line, vertical in zip(pair, (True, False)):
             if line is None:
                 continue
-            size, index, weight = rows * columns, line.index.to(device, torch.int32), line.weight.to(device, dtype)
+            size = rows * columns  # of the table that this bag reads; the last one's is the chain's
+            index = line.index.to(device, torch.int32)  # one row of entries for every point of the line
+            weight = line.weight.to(device, dtype)
             if vertical:
-                rows = len(index)
                 bags.append(Bag(index, weight, columns=columns))
+                rows = len(index)
             else:
-                index = torch.arange(rows, dtype=torch.int32, device=device)[:, None, None] * columns + index
-                columns, entries = index.shape[1:]
-                bags.append(Bag(index.view(-1, entries), weight.expand_as(index).reshape(-1, entries)))
+                row_starts = torch.arange(rows, dtype=torch.int32, device=device) * columns
+                everywhere = row_starts[:, None, None] + index  # image row, point of the line, entry
+                bags.append(Bag(everywhere.flatten(0, 1), weight.expand_as(everywhere).flatten(0, 1)))
+                columns = len(index)
     sums = torch.outer(sums_down, sums_across).view(-1).to(device, dtype) if normalization == "none" else None
     return BagChain(bags[0], bags[1:-1], bags[-1], size, symmetric=normalization in ("none", "symmetric"), sums=sums)
 

@@ -59,13 +59,16 @@ class ClipTeacher:
     @torch.no_grad()
     def images(self, squares: np.ndarray) -> torch.Tensor:
         """uint8 [B, side, side, 3] -> float32 [B, E], not of unit length."""
-        found = [self.model.encode_image(normalise(part, self).to(self.device)).float() for part in np.array_split(squares, -(-len(squares) // TOGETHER))]
+        parts = np.array_split(squares, -(-len(squares) // TOGETHER))
+        found = [self.model.encode_image(normalise(part, self).to(self.device)).float() for part in parts]
         return torch.cat(found)  # [B, E]
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> float32 [M, E], not of unit length."""
-        return torch.cat([self.model.encode_text(self.tokenizer(texts[i : i + TOGETHER]).to(self.device)).float() for i in range(0, len(texts), TOGETHER)])  # [M, E]
+        parts = (texts[i : i + TOGETHER] for i in range(0, len(texts), TOGETHER))
+        found = [self.model.encode_text(self.tokenizer(part).to(self.device)).float() for part in parts]
+        return torch.cat(found)  # [M, E]
 
     def words(self, names: Sequence[str], prompts: str) -> torch.Tensor:
         """Class embeddings of unit length [K, E] under a prompt set; see `openvocab`."""
@@ -89,7 +92,8 @@ def open_tokenizer(run) -> Tokenizer:
         key = "texts" if config.data == "captions" else "text"
         data = run.data("train", (key,))
         found = (data.read(i)[key] for i in range(len(data)))
-        return {"words": Words((t for texts in found for t in ([texts] if isinstance(texts, str) else texts)), min_count=2 if key == "texts" else 1).words}
+        captions = (caption for texts in found for caption in ([texts] if isinstance(texts, str) else texts))
+        return {"words": Words(captions, min_count=2 if key == "texts" else 1).words}
 
     return Words.of(run.make("words", count)["words"], context=24)
 
@@ -119,7 +123,11 @@ def open_teacher(run) -> ClipTeacher:
         square, wants = None, tuple(w for w in wants if w != "image")  # batches of captions: what the frozen network sees is known
 
     def step(network, batch, t):
-        image = batch["image"] if seen is None else seen[batch["index"].cpu(), (batch["index"].cpu() + t) % SQUARES].float().to(run.device)
+        if seen is None:
+            image = batch["image"]
+        else:
+            index = batch["index"].cpu()
+            image = seen[index, (index + t) % SQUARES].float().to(run.device)
         image, text, scale = network(image, tokenizer(batch["text"]).to(run.device))
         return {"contrast": contrastive(image, text, scale), "scale": float(scale.detach())}
 

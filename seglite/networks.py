@@ -192,11 +192,12 @@ def attention_rows(settings: Settings, device: str) -> dict[str, dict]:
     heads, key, value, table = 8, 16, 32, {}
     for h, w in MAPS:
         q, k, v = (torch.randn(1, heads * c, h, w, device=device) for c in (key, key, value))
-        split = lambda x: x.unflatten(1, (heads, -1)).movedim(2, 4)  # noqa: E731
-        one_line = [split(x).flatten(2, 3)[:, :, None] for x in (q, k, v)]
+        in_heads = lambda: [x.unflatten(1, (heads, -1)).movedim(2, 4) for x in (q, k, v)]  # noqa: E731
+        one_line = [x.flatten(2, 3)[:, :, None] for x in in_heads()]
         pairs = {"full": (h * w) ** 2, "axial": h * w * (h + w), "squeeze": h * h + w * w}
-        calls = {"full": lambda a=one_line: axial_attention(*a, "row"), "axial": lambda a=(q, k, v): axial_pair(*map(split, a)),
-                 "squeeze": lambda a=(q, k, v): squeeze_axial_attention(*a, heads)}
+        calls = {"full": lambda: axial_attention(*one_line, "row"),
+                 "axial": lambda: axial_pair(*in_heads()),
+                 "squeeze": lambda: squeeze_axial_attention(q, k, v, heads)}
         if h * w > settings.full_up_to:
             del calls["full"]
         ms = interleaved(calls, settings.seconds / 4, warm_up=1, least=3, device=device)

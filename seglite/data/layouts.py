@@ -186,10 +186,11 @@ def draw_road(s, kinds: dict[str, Kind], grounds: list[str], dice: Dice) -> Pain
             if len(use):
                 r = half[use, j, None, None]
                 rise = r * (0.6 if label == CAR else 1.0)  # from the foot to the centre
-                o = Brush(stands[use, j, None, None], horizon[use] + foot[use, j, None, None] - rise, r, np.zeros_like(r), phase[use, j, None, None],
-                          np.maximum(0.03 * r, 0.5 * s.thin))
-                o = Brush(*(np.asarray(a, np.float32) for a in (o.x, o.y, o.r, o.angle, o.phase, o.thin)))
-                p.stamp(use, kind, o, np.array(choice, np.float32)[colours[use, j] % len(choice)], label)
+                x, y = stands[use, j, None, None], horizon[use] + foot[use, j, None, None] - rise
+                angle, thin = np.zeros_like(r), np.maximum(0.03 * r, 0.5 * s.thin)
+                brush = Brush(*(np.asarray(a, np.float32) for a in (x, y, r, angle, phase[use, j, None, None], thin)))
+                colour = np.array(choice, np.float32)[colours[use, j] % len(choice)]
+                p.stamp(use, kind, brush, colour, label)
     return p
 
 
