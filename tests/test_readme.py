@@ -172,3 +172,24 @@ def test_recorded_means_and_verdicts_follow_from_the_recorded_values(path):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_paper_has_its_row(name):
     assert re.search(r"\[lesson\s(\d\d)\]\(lessons/\1_\w+\.md\)$", short_row(name)[-1])
+
+
+SINGLE = {  # record of a single run -> what README's table of photographs prints of it
+    "camvid-deeplab": ("miou",), "camvid-p2at": ("miou", "pixel_accuracy"), "camvid-mgd": ("miou",), "camvid-few-labels": ("miou",),
+    "camvid-long-p2at-s": ("miou",), "camvid-short-p2at-s": ("miou",), "camvid-short-deeplabv3": ("miou",), "camvid-cwbass": ("miou",), "camvid-barm": ("old", "new"), "voc-marsstyle": ("miou",),
+    "flickr-zeroseg": ("image to text R@10", "text to image R@10"),
+    "voc-bas": tuple(("seeds", row, "mIoU") for row in ("CAM", "BAS masks", "CAM + BAS", "CAM + CRF", "BAS masks + CRF", "CAM + BAS + CRF")),
+    "voc-crf": tuple(("all", row, *key) for row in ("scores", "deeplab-voc") for key in (("miou",), ("trimap_miou", "1")))}
+
+
+def test_readme_prints_what_single_runs_recorded():
+    assert set(SINGLE) == {path.stem for path in (ROOT / "lessons/records").glob("*.json")}
+    for name, places in SINGLE.items():
+        record = json.loads((ROOT / f"lessons/records/{name}.json").read_text())
+        assert record["command"].startswith("python -m seglite.") and not re.search("[= ]/", record["command"]), "a command that runs anywhere"
+        row, = (line for line in README.splitlines() if f"(lessons/records/{name}.json)" in line)
+        for place in places:
+            value = record.get("result", record)
+            for key in (place,) if isinstance(place, str) else place:
+                value = value[key]
+            assert re.search(rf"(?<![\d.]){100 * value:.1f}(?!\d)", row), (name, place, value)

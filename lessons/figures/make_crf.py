@@ -1,4 +1,5 @@
 """The pictures of lesson 04: python -m lessons.figures.make_crf writes lessons/figures/crf_*.png."""
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from kernels import backend
 from kernels.crf_tiles import hilbert_order
 from kernels.dense_crf import Bilateral, Gaussian, gaussian_message, mean_field, pixel_features
 from kernels.permutohedral import lattice_chain
-from seglite.charts import INK, MUTED, SMALL, Canvas
+from seglite.charts import INK, MUTED, SMALL, Canvas, line_chart
 from seglite.pictures import scaled
 
 HERE = Path(__file__).parent
@@ -106,8 +107,17 @@ def tiles() -> Image.Image:
     return canvas.done()
 
 
+def voc() -> Image.Image:
+    """mIoU in bands around the true outlines of 225 photographs, from the recorded evaluation."""
+    rows = json.loads((HERE.parent / "records/voc-crf.json").read_text())["the half that was not searched"]
+    names = {"scores": "the network", "deeplab-voc": "with deeplab-voc", "pydensecrf-readme": "with pydensecrf-readme"}
+    bands = [int(width) for width in rows["scores"]["trimap_miou"]]
+    return line_chart({name: (bands, [100 * v for v in rows[row]["trimap_miou"].values()]) for row, name in names.items()},
+                      x="band around the true outline, pixels", y="mIoU inside it, percent", size=(720, 360), markers=True, log_x=True)
+
+
 def main() -> None:
-    for name, picture in (("problem", problem()), ("idea", idea()), ("tiles", tiles())):
+    for name, picture in (("problem", problem()), ("idea", idea()), ("tiles", tiles()), ("voc", voc())):
         picture.convert("P", palette=Image.ADAPTIVE, colors=96).save(HERE / f"crf_{name}.png", optimize=True)
 
 
