@@ -99,7 +99,8 @@ for path in sys.argv[1:]:
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited, and counted, as Linux does")
 def test_small_files_of_very_many_pixels_where_memory_is_short(tmp_path):
     """150 megapixels in 146 kB are refused by their number, 81 megapixels by the memory there is, and the next picture is read as ever."""
-    vast, large, usual = black_png(tmp_path / "vast.png", 15_000, 10_000), black_png(tmp_path / "large.png", 9_000, 9_000), save(tmp_path / "a.png", GREY % 21)
+    vast, large = black_png(tmp_path / "vast.png", 15_000, 10_000), black_png(tmp_path / "large.png", 9_000, 9_000)
+    usual = save(tmp_path / "usual.png", GREY % 21)
     assert vast.stat().st_size < 200_000
     done = subprocess.run([sys.executable, "-W", "error", "-c", SMALL_MEMORY, vast, large, usual], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -185,7 +186,7 @@ def test_the_command_ends_with_one_sentence(arguments, tmp_path, capsys):
 
 
 REAL = sorted(set(leaves(train.METHODS["marsstyle"].Settings)) - {"debug"})  # debug=true asks for the traceback
-values = st.one_of(words, st.sampled_from(["0", "1", "-1", "1e9", "1e999", "nan", "inf", "true", "none", "", "1,2", "scenes", "voc", "toy", "paper", "sgd", "bf16"]))
+values = st.one_of(words, st.sampled_from("0 1 -1 1e9 1e999 nan inf true none 1,2 scenes voc toy paper sgd bf16".split()), st.just(""))
 
 
 def sentence(main, arguments: list[str]) -> tuple[int, str]:
@@ -202,7 +203,7 @@ def sentence(main, arguments: list[str]) -> tuple[int, str]:
 @settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(REAL), values, min_size=1, max_size=4), st.lists(words, max_size=1))
 def test_training_takes_any_keys_and_values(tmp_path_factory, keys, rest):
-    """Real keys with any values, and a word that is no key at all: the run begins, or the command ends with 2 and a sentence. The run itself is a stub."""
+    """Real keys with any values, and a word that is no key: the run, a stub, begins, or the command ends with 2 and a sentence."""
     begun = []
 
     class Stub:

@@ -22,8 +22,8 @@ from tests.test_soak import shortened
 CASES = {method: ("" if method != "mixreorg" else "train.batch=8").split() for method in METHODS} | {  # four images make a mix, which stays in one process
     "bas, segmentation": ["task=wsss", "scenes.two_share=0.6"], "bas, labels": ["task=wsss", "scenes.two_share=0.6", "until=labels"],
     "marsstyle on bas": ["wsss=bas"]}
-# Stages that are not the same on any number of processes even where their random numbers are: Barlow Twins standardises the places of a process's own
-# images (seglite/stego.py, redundancy_loss), and STEGO takes its unrelated images from them. How far that may lead on two processes.
+# Stages that are not the same on any number of processes even where their random numbers are: Barlow Twins standardises the places of a
+# process's own images (seglite/stego.py, redundancy_loss), and STEGO takes its unrelated images from them. How far that may lead on two processes.
 WITHIN = {(case, stage): limit for case in ("marsstyle", "marsstyle on bas") for stage, limit in (("backbone", 0.2), ("head", 0.05))}
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,10 @@ import torch
 from seglite import run, train
 from tests.seglite.test_distributed import command, curves
 
-# How far a loss may be from the plain one, relative, over three steps from the same weights. bf16 has eight bits of mantissa: 4 % was seen in MixReorg,
-# whose patches choose their group by argmax. Parts have batch norms of half the images, and each draws its own random numbers: 0.1. Where the images of
-# a part also compete with one another (captions, Barlow Twins, STEGO's unrelated images) there are half as many: another loss, only its size is the same.
+# How far a loss may be from the plain one, relative, over three steps from the same weights. bf16 has eight bits of mantissa: 4 % was seen in
+# MixReorg, whose patches choose their group by argmax. Parts have batch norms of half the images, and each draws its own random numbers: 0.1.
+# Where the images of a part also compete with one another (captions, Barlow Twins, STEGO's unrelated images) there are half as many: another
+# loss, only its size is the same.
 BF16, FP16, PARTS = 0.1, 0.1, 0.1
 COMPETING = {("zeroseg", "clip"): 0.8, ("mixreorg", "model"): 0.4, ("marsstyle", "backbone"): 0.3, ("marsstyle", "head"): 0.8,
              ("marsstyle", "segmenter"): 0.3}  # the last learns from what the head found
