@@ -177,6 +177,7 @@ def test_every_paper_has_its_row(name):
 SINGLE = {  # record of a single run -> what README's table of photographs prints of it
     "camvid-deeplab": ("miou",), "camvid-p2at": ("miou", "pixel_accuracy"), "camvid-mgd": ("miou",), "camvid-few-labels": ("miou",),
     "camvid-long-p2at-s": ("miou",), "camvid-short-p2at-s": ("miou",), "camvid-short-deeplabv3": ("miou",), "camvid-cwbass": ("miou",), "camvid-barm": ("old", "new"), "voc-marsstyle": ("miou",),
+    "flickr-mixreorg": ("patches sorted", "image to text R@10", "text to image R@10"),
     "flickr-zeroseg": ("image to text R@10", "text to image R@10"),
     "voc-bas": tuple(("seeds", row, "mIoU") for row in ("CAM", "BAS masks", "CAM + BAS", "CAM + CRF", "BAS masks + CRF", "CAM + BAS + CRF")),
     "voc-crf": tuple(("all", row, *key) for row in ("scores", "deeplab-voc") for key in (("miou",), ("trimap_miou", "1")))}
