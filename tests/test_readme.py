@@ -180,6 +180,7 @@ SINGLE = {  # record of a single run -> what README's table of photographs print
     "flickr-mixreorg": ("patches sorted", "image to text R@10", "text to image R@10"),
     "flickr-zeroseg": ("image to text R@10", "text to image R@10"),
     "voc-bas": tuple(("seeds", row, "mIoU") for row in ("CAM", "BAS masks", "CAM + BAS", "CAM + CRF", "BAS masks + CRF", "CAM + BAS + CRF")),
+    "voc-presets": (("scores", "miou"), ("deeplab-layer", "miou")),
     "voc-crf": tuple(("all", row, *key) for row in ("scores", "deeplab-voc") for key in (("miou",), ("trimap_miou", "1")))}
 
 
