@@ -20,7 +20,6 @@ B batch, K classes with background 0, C channels, H W image, h w features and ma
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

@@ -36,6 +36,7 @@ from seglite.config import Config, Recipe, override
 from seglite.data import IGNORE, Batches, partitions, views
 from seglite.data.transforms import make_transform
 from seglite.evaluate import confusion_of, multi_scale, sliding_window
+from seglite.measure import multiply_adds
 from seglite.metrics import best_class
 from seglite.nets.layers import count_parameters
 from seglite.nets.mobilenet import mobilenet_v2
@@ -437,10 +438,7 @@ def quality(run, model: nn.Module) -> dict:
 
 def cost(model: nn.Module, shape: tuple[int, ...]) -> dict:
     """Parameters, and multiply-adds of one image of this shape, in millions."""
-    model = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, *shape, device="meta"))
-    return {"parameters": count_parameters(model), "MMAC": counter.get_total_flops() / 2e6}
+    return {"parameters": count_parameters(model), "MMAC": multiply_adds(copy.deepcopy(model).eval(), shape) / 1e6}
 
 
 def reopen(run) -> Callable:

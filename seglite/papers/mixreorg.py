@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from kernels.patch_mix import mix_labels, patch_mix, patch_unmix, random_mix_index
 from seglite import losses
-from seglite.config import Config, Recipe, override
+from seglite.config import Config, override
 from seglite.data import Batches, normalise
 from seglite.data.captions import one_caption
 from seglite.data.transforms import make_transform

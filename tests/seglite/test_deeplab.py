@@ -13,7 +13,6 @@ from kernels import backend
 from seglite import config as settings
 from seglite.data import normalise
 from seglite.data.scenes import Scenes, ScenesSettings
-from seglite.losses import cross_entropy
 from seglite.nets.layers import FrozenBatchNorm, count_parameters
 from seglite.nets.resnet import Bottleneck, ResNet
 from seglite.nets.vgg import Vgg
